@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Descriptors: lists of received ones, sealed memory, whole-file reads and durable replacement.
+ */
+#pragma once
+
+#include "common/base.h"
+
+#include <sys/types.h>
+
+#define FDLIST_MAX 8
+
+/* Owns every descriptor in it. */
+struct fdlist {
+	int fds[FDLIST_MAX];
+	size_t n;
+};
+
+/* Closes what is left in the list. */
+void fdlist_done(struct fdlist *list);
+
+/* Adds @fd, which then belongs to the list; closes it and returns -E2BIG when the list is full. */
+int fdlist_add(struct fdlist *list, int fd);
+
+/* Takes the first descriptor out of the list, -EBADF when there is none. */
+int fdlist_take(struct fdlist *list);
+
+/* Writes all @len bytes, or returns a negative errno. Restarts after signals, not after EAGAIN. */
+int fd_write_all(int fd, const void *data, size_t len);
+
+/*
+ * Reads from the current offset to the end into @buf, at most @size - 1 bytes, and appends a NUL.
+ * Returns the number of bytes, -EFBIG when there were more, another negative errno on failure.
+ */
+ssize_t fd_read_text(int fd, char *buf, size_t size);
+
+/* A sealed, close-on-exec memfd with a copy of @data (nothing can change or resize it any more). */
+int fd_memfd_sealed(const char *name, const void *data, size_t len);
+
+/*
+ * Is @fd a memfd that nobody can change any more (write, grow, shrink and seal are sealed)? Returns its
+ * size in bytes, -EINVAL when it is not or is empty, -EFBIG when it is larger than @max.
+ */
+ssize_t fd_memfd_check(int fd, size_t max);
+
+/*
+ * Replaces the file @name in directory @dirfd by @data so that after a crash at any moment either the
+ * old or the new content is there: write to a temporary name, fsync, rename, fsync of the directory.
+ */
+int fd_replace_file(int dirfd, const char *name, const void *data, size_t len, mode_t mode);
+
+/* Reads the whole file @name in @dirfd (no symbolic link is followed) like fd_read_text(). */
+ssize_t fd_read_file(int dirfd, const char *name, char *buf, size_t size);

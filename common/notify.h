@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The service manager's protocols without its library: readiness (sd_notify(3)) and passed listening
+ * sockets (sd_listen_fds(3)).
+ */
+#pragma once
+
+#include "common/base.h"
+
+/*
+ * Connects to NOTIFY_SOCKET before the sandbox closes, and takes the variable out of the environment.
+ * Without a service manager it does nothing.
+ */
+void notify_open(void);
+
+/* Tells the service manager: READY=1 with a status line; a new status line; STOPPING=1. */
+void notify_ready(const char *status);
+void notify_status(const char *status);
+void notify_stopping(void);
+
+/*
+ * The listening descriptor that the service manager passed under @name (FileDescriptorName=), made
+ * close-on-exec and non-blocking; -ENOENT when it passed none of that name or none to this process
+ * (LISTEN_PID). -EINVAL when it is no listening socket of @type (SOCK_SEQPACKET or SOCK_STREAM).
+ */
+int notify_listen_fd(const char *name, int type);
+
+/* Forgets the variables after the last notify_listen_fd(), so that no child inherits them. */
+void notify_listen_done(void);

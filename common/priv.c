@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Start-up stages, capabilities, undumpable, the system-call filter.
+ * Trust: runs in every daemon before it reads input.
+ */
+#include "common/priv.h"
+
+#include <cap-ng.h>
+#include <fcntl.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+
+static enum stage current_stage = STAGE_START;
+
+void stage_enter(enum stage next)
+{
+	if (next != current_stage + 1) {
+		(void)fprintf(stderr, "start-up stage %d entered from %d\n", (int)next,
+			      (int)current_stage);
+		abort();
+	}
+	current_stage = next;
+}
+
+void stage_assert_running(void)
+{
+	if (current_stage != STAGE_RUN) {
+		(void)fprintf(stderr, "input wanted in start-up stage %d\n", (int)current_stage);
+		abort();
+	}
+}
+
+int priv_sane_start(int argc, struct err *reterr)
+{
+	const char *listen_fds = getenv("LISTEN_FDS");
+	unsigned int first = 3;
+	int fd;
+
+	if (argc < 1)
+		return err_set(reterr, -EINVAL, "started without a program name");
+	do {
+		fd = open("/dev/null", O_RDWR | O_NOCTTY);
+		if (fd < 0)
+			return err_errno(reterr, -errno, "cannot open /dev/null");
+	} while (fd < 3);
+	(void)close(fd);
+	if (listen_fds && atoi(listen_fds) > 0 && atoi(listen_fds) < 64)
+		first += (unsigned int)atoi(listen_fds);
+	if (close_range(first, ~0U, 0) < 0)
+		return err_errno(reterr, -errno, "cannot close inherited descriptors");
+	return 0;
+}
+
+static int apply_caps(uint64_t keep, struct err *reterr)
+{
+	capng_clear(CAPNG_SELECT_ALL);
+	for (unsigned int cap = 0; cap < 64; cap++)
+		if ((keep & UINT64_C(1) << cap) &&
+		    capng_update(CAPNG_ADD,
+				 (capng_type_t)(CAPNG_EFFECTIVE | CAPNG_PERMITTED |
+						CAPNG_BOUNDING_SET),
+				 cap) < 0)
+			return err_set(reterr, -EINVAL, "unknown capability %u", cap);
+	/* The bounding set can be lowered only with CAP_SETPCAP, which an ordinary user lacks. */
+	if (geteuid() == 0 && capng_apply(CAPNG_SELECT_BOUNDS) < 0)
+		return err_set(reterr, -EPERM,
+			       "cannot lower the capability bounding set "
+			       "(CAP_SETPCAP is needed at the start)");
+	if (capng_apply(CAPNG_SELECT_CAPS) < 0)
+		return err_set(reterr, -EPERM, "cannot set capabilities; are all of them granted?");
+	if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0)
+		return err_errno(reterr, -errno, "cannot clear ambient capabilities");
+	return 0;
+}
+
+static int check_caps(uint64_t keep, struct err *reterr)
+{
+	capng_clear(CAPNG_SELECT_ALL);
+	if (capng_get_caps_process() < 0)
+		return err_set(reterr, -EPERM, "cannot read back the capabilities");
+	for (unsigned int cap = 0; cap <= CAP_LAST_CAP; cap++) {
+		bool want = keep & UINT64_C(1) << cap;
+
+		if (want != (bool)capng_have_capability(CAPNG_EFFECTIVE, cap) ||
+		    want != (bool)capng_have_capability(CAPNG_PERMITTED, cap))
+			return err_set(reterr, -EPERM, "capability %s is %s", capng_capability_to_name(cap),
+				       want ? "missing" : "still there");
+	}
+	return 0;
+}
+
+int priv_drop(uint64_t keep, struct err *reterr)
+{
+	const struct rlimit no_core = { 0, 0 };
+	int r;
+
+	if (keep == 0 && (getuid() == 0 || geteuid() == 0))
+		return err_set(reterr, -EPERM,
+			       "refusing to run as root: start it as its own user (the unit file "
+			       "does, `setpriv --reuid` does)");
+	if (setrlimit(RLIMIT_CORE, &no_core) < 0)
+		return err_errno(reterr, -errno, "cannot forbid core files");
+	r = apply_caps(keep, reterr);
+	if (r < 0)
+		return r;
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+		return err_errno(reterr, -errno, "cannot set no_new_privs");
+	if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)
+		return err_errno(reterr, -errno, "cannot become undumpable");
+	r = check_caps(keep, reterr);
+	if (r < 0)
+		return r;
+	if (prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) != 0 || prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) != 1)
+		return err_set(reterr, -EPERM, "the kernel did not confine the process");
+	return keep == 0 ? priv_prove_no_return(0, reterr) : 0;
+}
+
+int priv_prove_no_return(uid_t uid, struct err *reterr)
+{
+	if (setresuid(uid, uid, uid) == 0 || setreuid((uid_t)-1, uid) == 0 || seteuid(uid) == 0)
+		return err_set(reterr, -EPERM, "uid %u could be taken back", uid);
+	return 0;
+}
+
+int priv_enter_filter(const char *name, const struct sock_filter *filter, size_t len,
+		      struct err *reterr)
+{
+	const struct sock_fprog prog = {
+		.len = (unsigned short)len,
+		.filter = (struct sock_filter *)filter,
+	};
+
+	if (len == 0)
+		return 0; /* built with -Dsandbox=off */
+	if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &prog) != 0)
+		return err_errno(reterr, errno > 0 ? -errno : -EPERM,
+				 "cannot load the system-call filter of %s", name);
+	return 0;
+}

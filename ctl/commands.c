@@ -1,0 +1,221 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The command table: dispatch, help texts, completions and the manual page's list derive from it.
+ *
+ * Trust: constant data.
+ */
+#include "ctl/ctl.h"
+
+#define STATE_WORDS "pending running paused rebooting error destroyed"
+
+#define OPTION_WAIT                                                                                \
+	{OPT_WAIT, 'w', "wait", NULL, "wait for the result and show progress", CTL_COMPLETE_NONE,  \
+	 NULL}
+#define OPTION_NO_WAIT                                                                             \
+	{OPT_NO_WAIT, 0, "no-wait", NULL, "return as soon as the agent has accepted",              \
+	 CTL_COMPLETE_NONE, NULL}
+#define OPTION_TIMEOUT                                                                             \
+	{OPT_TIMEOUT, 't', "timeout", "TIME", "give up after TIME (90, 5m, 1h; default 5m)",       \
+	 CTL_COMPLETE_NONE, NULL}
+
+const struct ctl_option ctl_global_options[] = {
+	{OPT_JSON, 'j', "json", NULL, "print the agent's answer as JSON", CTL_COMPLETE_NONE, NULL},
+	{OPT_QUIET, 'q', "quiet", NULL, "no progress and no remarks", CTL_COMPLETE_NONE, NULL},
+	{OPT_SOCKET, 0, "socket", "PATH",
+	 "the agent's control socket (default " CTL_SOCKET_DEFAULT ")", CTL_COMPLETE_FILE, NULL},
+	{OPT_URL, 0, "url", "URL", "talk to the agent's TCP address instead", CTL_COMPLETE_NONE,
+	 NULL},
+	{OPT_SECRET_FILE, 0, "secret-file", "FILE", "file with the agent secret, for --url",
+	 CTL_COMPLETE_FILE, NULL},
+	{OPT_HELP, 'h', "help", NULL, "show help", CTL_COMPLETE_NONE, NULL},
+	{OPT_VERSION, 'V', "version", NULL, "show the version", CTL_COMPLETE_NONE, NULL},
+};
+const size_t ctl_n_global_options = ARRAY_LEN(ctl_global_options);
+
+static const struct ctl_option check_options[] = {
+	{OPT_IMAGES_DIR, 0, "images-dir", "DIR", "where the base images are", CTL_COMPLETE_DIR,
+	 NULL},
+};
+
+static const struct ctl_option create_options[] = {
+	{OPT_CPUS, 'c', "cpus", "N", "virtual CPUs", CTL_COMPLETE_NONE, NULL},
+	{OPT_MEMORY, 'm', "memory", "SIZE", "memory (8G, 512M)", CTL_COMPLETE_NONE, NULL},
+	{OPT_DISK, 'd', "disk", "SIZE", "disk, in whole GiB (50G)", CTL_COMPLETE_NONE, NULL},
+	{OPT_PORT, 'p', "port", "PORT[:HOST_PORT|:auto][/tcp|/http]",
+	 "publish a port; may be repeated", CTL_COMPLETE_NONE, NULL},
+	{OPT_ENV, 'e', "env", "KEY[=VALUE]",
+	 "environment; KEY alone takes it from here; may be repeated", CTL_COMPLETE_NONE, NULL},
+	{OPT_ENV_FILE, 0, "env-file", "FILE", "environment from lines KEY=VALUE",
+	 CTL_COMPLETE_FILE, NULL},
+	{OPT_IMAGE, 'i', "image", "IMAGE", "container image (default: a bare VM)",
+	 CTL_COMPLETE_NONE, NULL},
+	{OPT_COMMAND, 0, "command", "COMMAND", "the container's command (default: idle)",
+	 CTL_COMPLETE_NONE, NULL},
+	{OPT_SSH_KEY, 'k', "ssh-key", "FILE", "public key to let in; may be repeated",
+	 CTL_COMPLETE_FILE, NULL},
+	OPTION_WAIT,
+	OPTION_NO_WAIT,
+	OPTION_TIMEOUT,
+};
+
+static const struct ctl_option action_options[] = {OPTION_WAIT, OPTION_TIMEOUT};
+
+static const struct ctl_option delete_options[] = {
+	{OPT_YES, 'y', "yes", NULL, "do not ask", CTL_COMPLETE_NONE, NULL},
+	OPTION_WAIT,
+	OPTION_TIMEOUT,
+};
+
+static const struct ctl_option wait_options[] = {
+	{OPT_STATE, 's', "state", "STATE", "the state to wait for (default running)",
+	 CTL_COMPLETE_WORDS, STATE_WORDS},
+	OPTION_TIMEOUT,
+};
+
+static const struct ctl_option logs_options[] = {
+	{OPT_FOLLOW, 'f', "follow", NULL, "go on with what the console prints from now on",
+	 CTL_COMPLETE_NONE, NULL},
+	{OPT_RAW, 0, "raw", NULL, "the guest's bytes as they are, even to a terminal",
+	 CTL_COMPLETE_NONE, NULL},
+};
+
+#define OPTIONS(list) .options = (list), .n_options = ARRAY_LEN(list)
+
+const struct ctl_command ctl_commands[] = {
+	{.name = "check",
+	 .args = "",
+	 .summary = "tell whether this host can run instances, and what to do if not",
+	 .help = "Looks at processors, KVM, QEMU, passt, firmware, IOMMU groups, GPUs, images, disk "
+		 "space, accounts and sockets. Works without the agent and changes nothing. The "
+		 "exit status is 1 if anything that is required is missing.",
+	 OPTIONS(check_options),
+	 .run = cmd_check},
+	{.name = "create",
+	 .args = "",
+	 .summary = "create an instance",
+	 .help = "Prints the new instance's id on standard output. Progress is shown, and the end "
+		 "awaited, when standard error is a terminal or with --wait.",
+	 OPTIONS(create_options),
+	 .run = cmd_create},
+	{.name = "list",
+	 .args = "",
+	 .summary = "list the instances",
+	 .help = "One line for each instance, the oldest first.",
+	 .run = cmd_list},
+	{.name = "status",
+	 .args = "[ID]",
+	 .summary = "show one instance in full",
+	 .help = "What it is doing, since when, its size, its ports and how to reach it.",
+	 .max_args = 1,
+	 .complete = CTL_COMPLETE_INSTANCE,
+	 .run = cmd_status},
+	{.name = "start",
+	 .args = "[ID]",
+	 .summary = "start a stopped instance",
+	 .help = "With --wait, returns when the guest is ready.",
+	 OPTIONS(action_options),
+	 .max_args = 1,
+	 .complete = CTL_COMPLETE_INSTANCE,
+	 .run = cmd_start},
+	{.name = "stop",
+	 .args = "[ID]",
+	 .summary = "stop an instance and keep its disk",
+	 .help = "With --wait, returns when it has stopped.",
+	 OPTIONS(action_options),
+	 .max_args = 1,
+	 .complete = CTL_COMPLETE_INSTANCE,
+	 .run = cmd_stop},
+	{.name = "restart",
+	 .args = "[ID]",
+	 .summary = "restart an instance",
+	 .help = "With --wait, returns when the guest is ready again.",
+	 OPTIONS(action_options),
+	 .max_args = 1,
+	 .complete = CTL_COMPLETE_INSTANCE,
+	 .run = cmd_restart},
+	{.name = "delete",
+	 .args = "[ID]",
+	 .summary = "destroy an instance and its disk",
+	 .help = "Without an ID the only instance is meant; then it asks first, or needs --yes when "
+		 "nobody can be asked.",
+	 OPTIONS(delete_options),
+	 .max_args = 1,
+	 .complete = CTL_COMPLETE_INSTANCE,
+	 .run = cmd_delete},
+	{.name = "wait",
+	 .args = "[ID]",
+	 .summary = "wait until an instance reaches a state",
+	 .help = "Exits with 5 when the time is up, and with 1 when the instance failed or went away "
+		 "first.",
+	 OPTIONS(wait_options),
+	 .max_args = 1,
+	 .complete = CTL_COMPLETE_INSTANCE,
+	 .run = cmd_wait},
+	{.name = "ssh",
+	 .args = "[ID] [-- ARGUMENTS]",
+	 .summary = "log in to an instance with the system's ssh",
+	 .help = "Accepts no host key but the one that was made for this instance. ARGUMENTS are "
+		 "given to ssh after the destination: options, then a command. The exit status is "
+		 "ssh's.",
+	 .max_args = 1,
+	 .takes_rest = true,
+	 .complete = CTL_COMPLETE_INSTANCE,
+	 .run = cmd_ssh},
+	{.name = "console",
+	 .args = "[ID]",
+	 .summary = "connect to an instance's serial console",
+	 .help = "At the beginning of a line \"~.\" leaves, \"~?\" lists the escapes, \"~~\" types a "
+		 "tilde. When standard input is not a terminal its bytes are sent as they are, and "
+		 "its end does not end the session.",
+	 .max_args = 1,
+	 .complete = CTL_COMPLETE_INSTANCE,
+	 .run = cmd_console},
+	{.name = "logs",
+	 .args = "[ID]",
+	 .summary = "print what an instance's console has printed",
+	 .help = "On a terminal, escape sequences are taken out; --raw leaves them in.",
+	 OPTIONS(logs_options),
+	 .max_args = 1,
+	 .complete = CTL_COMPLETE_INSTANCE,
+	 .run = cmd_logs},
+	{.name = "keys list",
+	 .args = "[ID]",
+	 .summary = "list the public keys that an instance lets in",
+	 .help = "One line for each key, as in authorized_keys.",
+	 .max_args = 1,
+	 .complete = CTL_COMPLETE_INSTANCE,
+	 .run = cmd_keys_list},
+	{.name = "keys add",
+	 .args = "[ID] FILE",
+	 .summary = "let a public key in",
+	 .help = "FILE is the public half of a key pair, or \"-\" for standard input.",
+	 .min_args = 1,
+	 .max_args = 2,
+	 .complete = CTL_COMPLETE_FILE,
+	 .run = cmd_keys_add},
+	{.name = "keys remove",
+	 .args = "[ID] KEY",
+	 .summary = "stop letting a public key in",
+	 .help = "KEY is a file with the public key, the key itself, or its comment if only one key "
+		 "has it.",
+	 .min_args = 1,
+	 .max_args = 2,
+	 .complete = CTL_COMPLETE_FILE,
+	 .run = cmd_keys_remove},
+	{.name = "version",
+	 .args = "",
+	 .summary = "show the versions of this tool and of the agent",
+	 .help = "An agent that does not answer is no error here.",
+	 .run = cmd_version},
+	{.name = "completion",
+	 .args = "bash|zsh|mdoc",
+	 .summary = "print a shell's completion script, or the manual page's command list",
+	 .help = "Used when packages are built.",
+	 .min_args = 1,
+	 .max_args = 1,
+	 .hidden = true,
+	 .complete = CTL_COMPLETE_WORDS,
+	 .words = "bash zsh mdoc",
+	 .run = cmd_completion},
+};
+const size_t ctl_n_commands = ARRAY_LEN(ctl_commands);

@@ -1,0 +1,339 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Texts derived from the command table: help, shell completions, the manual page's lists.
+ *
+ * Trust: prints constant data only.
+ */
+#include <ctype.h>
+
+#include "ctl/ctl.h"
+
+#define HELP_COLUMN 26
+#define HELP_WIDTH  92
+
+static void print_option(FILE *f, const struct ctl_option *o)
+{
+	char left[96];
+
+	snprintf(left, sizeof(left), "  %c%c%s --%s%s%s", o->letter ? '-' : ' ',
+		 o->letter ? o->letter : ' ', o->letter ? "," : " ", o->name, o->arg ? " " : "",
+		 o->arg ? o->arg : "");
+	if (strlen(left) >= HELP_COLUMN)
+		fprintf(f, "%s\n%*s%s\n", left, HELP_COLUMN, "", o->help);
+	else
+		fprintf(f, "%-*s%s\n", HELP_COLUMN, left, o->help);
+}
+
+static void print_wrapped(FILE *f, const char *text)
+{
+	size_t column = 0;
+
+	while (*text) {
+		size_t len = strcspn(text, " ");
+
+		if (column > 0 && column + 1 + len > HELP_WIDTH) {
+			fputc('\n', f);
+			column = 0;
+		}
+		if (column > 0)
+			fputc(' ', f);
+		fwrite(text, 1, len, f);
+		column += len + (column > 0);
+		text += len;
+		text += strspn(text, " ");
+	}
+	fputc('\n', f);
+}
+
+void ctl_usage(FILE *f)
+{
+	fputs("Usage: qudatactl [OPTIONS] COMMAND [ARGUMENTS]\n\nCommands:\n", f);
+	for (size_t i = 0; i < ctl_n_commands; i++)
+		if (!ctl_commands[i].hidden)
+			fprintf(f, "  %-14s%s\n", ctl_commands[i].name, ctl_commands[i].summary);
+	fputs("\nOptions:\n", f);
+	for (size_t i = 0; i < ctl_n_global_options; i++)
+		print_option(f, &ctl_global_options[i]);
+	fputs("\nAn ID may be shortened as long as it is unique, and left out where there is only one "
+	      "instance.\nExit status: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 agent not "
+	      "reachable, 5 timeout,\n6 not possible in this state, 7 not permitted.\n"
+	      "More about a command: qudatactl COMMAND --help\n",
+	      f);
+}
+
+void ctl_command_help(FILE *f, const struct ctl_command *cmd)
+{
+	fprintf(f, "Usage: qudatactl %s%s%s%s\n\n", cmd->name, cmd->n_options ? " [OPTIONS]" : "",
+		*cmd->args ? " " : "", cmd->args);
+	fprintf(f, "%c%s.\n\n", toupper((unsigned char)cmd->summary[0]), cmd->summary + 1);
+	print_wrapped(f, cmd->help);
+	if (cmd->n_options)
+		fputs("\nOptions:\n", f);
+	for (size_t i = 0; i < cmd->n_options; i++)
+		print_option(f, &cmd->options[i]);
+	fputs("\nOptions of every command:\n", f);
+	for (size_t i = 0; i < ctl_n_global_options; i++)
+		print_option(f, &ctl_global_options[i]);
+}
+
+static void bash_option_words(FILE *f, const struct ctl_option *options, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		fprintf(f, " --%s", options[i].name);
+}
+
+static void bash_values(FILE *f, const struct ctl_option *options, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		const struct ctl_option *o = &options[i];
+
+		if (!o->arg)
+			continue;
+		fprintf(f, "\t--%s)\n", o->name);
+		if (o->complete == CTL_COMPLETE_FILE)
+			fputs("\t\tCOMPREPLY=($(compgen -f -- \"$cur\"))\n", f);
+		else if (o->complete == CTL_COMPLETE_DIR)
+			fputs("\t\tCOMPREPLY=($(compgen -d -- \"$cur\"))\n", f);
+		else if (o->complete == CTL_COMPLETE_WORDS)
+			fprintf(f, "\t\tCOMPREPLY=($(compgen -W '%s' -- \"$cur\"))\n", o->words);
+		fputs("\t\treturn ;;\n", f);
+	}
+}
+
+/* First words of the visible commands, each once: the table keeps commands of one word together. */
+static void command_words(FILE *f, const char *before, const char *after)
+{
+	const char *last = "";
+	size_t last_len = 0;
+
+	for (size_t i = 0; i < ctl_n_commands; i++) {
+		const char *name = ctl_commands[i].name;
+		size_t len = strcspn(name, " ");
+
+		if (ctl_commands[i].hidden || (len == last_len && memcmp(name, last, len) == 0))
+			continue;
+		fprintf(f, "%s%.*s%s", before, (int)len, name, after);
+		last = name;
+		last_len = len;
+	}
+}
+
+static void bash_command(FILE *f, const struct ctl_command *cmd)
+{
+	fprintf(f, "\t'%s')\n\t\twords='", cmd->name);
+	bash_option_words(f, ctl_global_options, ctl_n_global_options);
+	bash_option_words(f, cmd->options, cmd->n_options);
+	fputs("'", f);
+	if (cmd->complete == CTL_COMPLETE_WORDS)
+		fprintf(f, "\n\t\twords+=' %s'", cmd->words);
+	if (cmd->complete == CTL_COMPLETE_INSTANCE || strstr(cmd->args, "[ID]"))
+		fputs("\n\t\t[[ $cur == -* ]] || words+=\" $(_qudatactl_ids)\"", f);
+	fprintf(f, "\n\t\tfiles=%s ;;\n", cmd->complete == CTL_COMPLETE_FILE ? "1" : "");
+}
+
+void ctl_completion_bash(FILE *f)
+{
+	fputs("# bash completion for qudatactl, made from its command table\n\n"
+	      "_qudatactl_ids()\n{\n"
+	      "\tqudatactl list --quiet 2>/dev/null | awk 'NR > 1 { print $1 }'\n}\n\n"
+	      "_qudatactl()\n{\n"
+	      "\tlocal cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}\n"
+	      "\tlocal i skip= command= words files=\n"
+	      "\tCOMPREPLY=()\n"
+	      "\tcase $prev in\n",
+	      f);
+	bash_values(f, ctl_global_options, ctl_n_global_options);
+	for (size_t i = 0; i < ctl_n_commands; i++)
+		bash_values(f, ctl_commands[i].options, ctl_commands[i].n_options);
+	fputs("\tesac\n"
+	      "\tfor ((i = 1; i < COMP_CWORD; i++)); do\n"
+	      "\t\tif [[ -n $skip ]]; then skip=; continue; fi\n"
+	      "\t\tcase ${COMP_WORDS[i]} in\n",
+	      f);
+	for (size_t i = 0; i < ctl_n_global_options; i++)
+		if (ctl_global_options[i].arg)
+			fprintf(f, "\t\t--%s) skip=1 ;;\n", ctl_global_options[i].name);
+	fputs("\t\t-*) ;;\n"
+	      "\t\tkeys) command=\"keys ${COMP_WORDS[i+1]}\"; break ;;\n"
+	      "\t\t*) command=${COMP_WORDS[i]}; break ;;\n"
+	      "\t\tesac\n\tdone\n"
+	      "\tcase $command in\n",
+	      f);
+	for (size_t i = 0; i < ctl_n_commands; i++)
+		bash_command(f, &ctl_commands[i]);
+	fputs("\t'keys '*) words='list add remove' ;;\n\t*)\n\t\twords='", f);
+	command_words(f, " ", "");
+	bash_option_words(f, ctl_global_options, ctl_n_global_options);
+	fputs("' ;;\n\tesac\n"
+	      "\tCOMPREPLY=($(compgen -W \"$words\" -- \"$cur\"))\n"
+	      "\t[[ -z $files ]] || COMPREPLY+=($(compgen -f -- \"$cur\"))\n}\n"
+	      "complete -o filenames -F _qudatactl qudatactl\n",
+	      f);
+}
+
+/* Text inside '...[...]' of an _arguments specification. */
+static void zsh_text(FILE *f, const char *s)
+{
+	for (; *s; s++) {
+		if (*s == '\'')
+			fputs("'\\'", f);
+		else if (strchr("[]:\\", *s))
+			fputc('\\', f);
+		fputc(*s, f);
+	}
+}
+
+static void zsh_options(FILE *f, const struct ctl_option *options, size_t n, const char *indent)
+{
+	for (size_t i = 0; i < n; i++) {
+		const struct ctl_option *o = &options[i];
+
+		fprintf(f, "%s'*--%s[", indent, o->name);
+		zsh_text(f, o->help);
+		fputc(']', f);
+		if (o->arg) {
+			fputc(':', f);
+			zsh_text(f, o->name);
+			fputc(':', f);
+		}
+		if (o->complete == CTL_COMPLETE_FILE)
+			fputs("_files", f);
+		else if (o->complete == CTL_COMPLETE_DIR)
+			fputs("_files -/", f);
+		else if (o->complete == CTL_COMPLETE_WORDS)
+			fprintf(f, "(%s)", o->words);
+		fputs("' \\\n", f);
+	}
+}
+
+static void zsh_command(FILE *f, const struct ctl_command *cmd)
+{
+	fprintf(f, "\t'%s')\n\t\t_arguments $global \\\n", cmd->name);
+	zsh_options(f, cmd->options, cmd->n_options, "\t\t\t");
+	if (cmd->complete == CTL_COMPLETE_WORDS)
+		fprintf(f, "\t\t\t'1:what:(%s)' ;;\n", cmd->words);
+	else if (cmd->complete == CTL_COMPLETE_INSTANCE)
+		fputs("\t\t\t'1:instance:_qudatactl_ids' ;;\n", f);
+	else if (cmd->complete == CTL_COMPLETE_FILE)
+		fputs("\t\t\t'*:file:_files' ;;\n", f);
+	else
+		fputs("\t\t\t&& return ;;\n", f);
+}
+
+void ctl_completion_zsh(FILE *f)
+{
+	fputs("#compdef qudatactl\n# zsh completion for qudatactl, made from its command table\n\n"
+	      "_qudatactl_ids()\n{\n"
+	      "\tcompadd -- $(qudatactl list --quiet 2>/dev/null | awk 'NR > 1 { print $1 }')\n}\n\n"
+	      "_qudatactl()\n{\n"
+	      "\tlocal -a global commands\n"
+	      "\tlocal context state line\n"
+	      "\ttypeset -A opt_args\n"
+	      "\tglobal=(\n",
+	      f);
+	for (size_t i = 0; i < ctl_n_global_options; i++) {
+		const struct ctl_option *o = &ctl_global_options[i];
+
+		fprintf(f, "\t\t'*--%s[", o->name);
+		zsh_text(f, o->help);
+		fprintf(f, "]%s%s%s'\n", o->arg ? ":" : "", o->arg ? o->name : "",
+			!o->arg				      ? ""
+			: o->complete == CTL_COMPLETE_FILE ? ":_files"
+							   : ":");
+	}
+	fputs("\t)\n\tcommands=(\n", f);
+	for (size_t i = 0; i < ctl_n_commands; i++) {
+		const struct ctl_command *cmd = &ctl_commands[i];
+
+		if (cmd->hidden || strchr(cmd->name, ' '))
+			continue;
+		fprintf(f, "\t\t'%s:", cmd->name);
+		zsh_text(f, cmd->summary);
+		fputs("'\n", f);
+	}
+	fputs("\t\t'keys:list, add and remove public keys'\n\t)\n"
+	      "\t_arguments -C $global '1:command:->command' '*::argument:->argument'\n"
+	      "\tif [[ $state == command ]]; then\n\t\t_describe command commands\n\t\treturn\n\tfi\n"
+	      "\tlocal name=$line[1]\n"
+	      "\tif [[ $name == keys ]]; then\n"
+	      "\t\tif (( CURRENT == 2 )); then compadd list add remove; return; fi\n"
+	      "\t\tname=\"keys $words[2]\"\n\t\tshift words\n\t\t(( CURRENT-- ))\n\tfi\n"
+	      "\tcase $name in\n",
+	      f);
+	for (size_t i = 0; i < ctl_n_commands; i++)
+		zsh_command(f, &ctl_commands[i]);
+	fputs("\tesac\n}\n\n_qudatactl \"$@\"\n", f);
+}
+
+/* Text in mdoc: a line may not begin with a control character, nor hold a bare backslash. */
+static void mdoc_text(FILE *f, const char *s)
+{
+	for (; *s; s++) {
+		if (*s == '\\')
+			fputs("\\e", f);
+		else if (*s == '"')
+			fputs("\\(dq", f);
+		else if (*s == '~')
+			fputs("\\(ti", f);
+		else
+			fputc(*s, f);
+	}
+}
+
+/* One sentence a line, as manual pages are written. */
+static void mdoc_sentences(FILE *f, const char *s)
+{
+	for (; *s; s++) {
+		char one[2] = {*s, 0};
+
+		mdoc_text(f, one);
+		if (*s == '.' && s[1] == ' ') {
+			fputc('\n', f);
+			s++;
+		}
+	}
+	fputc('\n', f);
+}
+
+static void mdoc_options(FILE *f, const struct ctl_option *options, size_t n)
+{
+	if (n == 0)
+		return;
+	fputs(".Bl -tag -width Ds\n", f);
+	for (size_t i = 0; i < n; i++) {
+		fputs(".It", f);
+		if (options[i].letter)
+			fprintf(f, " Fl %c ,", options[i].letter);
+		fprintf(f, " Fl \\-%s", options[i].name);
+		if (options[i].arg)
+			fprintf(f, " Ar %s", options[i].arg);
+		fputc('\n', f);
+		mdoc_text(f, options[i].help);
+		fputs(".\n", f);
+	}
+	fputs(".El\n", f);
+}
+
+void ctl_mdoc(FILE *f)
+{
+	fputs(".Ss Options of every command\n", f);
+	mdoc_options(f, ctl_global_options, ctl_n_global_options);
+	fputs(".Ss Commands\n.Bl -tag -width Ds\n", f);
+	for (size_t i = 0; i < ctl_n_commands; i++) {
+		const struct ctl_command *cmd = &ctl_commands[i];
+
+		if (cmd->hidden)
+			continue;
+		fprintf(f, ".It Cm %s", cmd->name);
+		if (cmd->n_options)
+			fputs(" Op Ar options", f);
+		if (*cmd->args)
+			fprintf(f, " Ar %s", cmd->args);
+		fprintf(f, "\n%c", toupper((unsigned char)cmd->summary[0]));
+		mdoc_text(f, cmd->summary + 1);
+		fputs(".\n", f);
+		mdoc_sentences(f, cmd->help);
+		mdoc_options(f, cmd->options, cmd->n_options);
+	}
+	fputs(".El\n", f);
+}

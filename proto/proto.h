@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The protocol between the suite's processes: what ops.def and msgs.def declare, as C.
+ * One SOCK_SEQPACKET datagram is one message: a struct proto_header and one body, both in host byte
+ * order (the peers are on one machine), exact sizes, no padding. Depends on libc only.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define PROTO_VERSION	     1
+#define PROTO_NAME_SIZE	     40 /* 32 characters, NUL-padded to a multiple of eight */
+#define PROTO_NAME_MAX	     32
+#define PROTO_MAX_VMS	     16
+#define PROTO_MAX_PORTS	     16
+#define PROTO_MAX_CPUS	     512
+#define PROTO_MAX_MEMORY_MIB (8u * 1024 * 1024)
+#define PROTO_MAX_DISK_MIB   (64u * 1024 * 1024)
+#define PROTO_MAX_FDS	     1		  /* descriptors that one message may carry */
+#define PROTO_MSG_MAX	     4096	  /* bytes of one datagram */
+#define PROTO_SEED_MAX	     (256 * 1024) /* bytes of a seed disk */
+#define PROTO_KEYS_MAX	     (64 * 1024)  /* bytes of a list of public keys */
+#define PROTO_CONSOLE_MAX    (64 * 1024)  /* bytes of console that are kept and can be read */
+
+/* Who speaks: decided by the receiver from the peer's credentials, never by the message. */
+enum proto_role {
+	PROTO_AGENTD = 1,
+	PROTO_HELPER,
+	PROTO_VMMON,
+	PROTO_FRP,
+};
+
+/* State of a connection, as bits so that a row may allow several. */
+enum proto_conn_state {
+	PROTO_ST_NEW = 1u << 0,	  /* nothing said yet */
+	PROTO_ST_READY = 1u << 1, /* hello done */
+};
+
+enum proto_reuse {
+	PROTO_MANY,
+	PROTO_ONCE,
+};
+
+enum proto_kind {
+	PROTO_REQUEST = 1,
+	PROTO_REPLY,
+	PROTO_EVENT,
+};
+
+/* The only outcomes that cross a boundary; errno values and paths never do. */
+#define PROTO_STATUS_LIST(X)                                                                       \
+	X(OK, "done")                                                                              \
+	X(MISMATCH, "the peers speak different protocol versions")                                  \
+	X(INVALID, "the values do not go together")                                                \
+	X(NOT_FOUND, "no such VM, image or guest")                                                 \
+	X(CONFLICT, "it exists already with other values")                                         \
+	X(ALREADY, "it is in that state already")                                                  \
+	X(BUSY, "another operation on it is not finished")                                         \
+	X(LIMIT, "over a ceiling of the policy")                                                   \
+	X(DENIED, "the policy forbids it")                                                         \
+	X(NO_SPACE, "no space left")                                                               \
+	X(UNREACHABLE, "the guest or its VM does not answer")                                      \
+	X(TIMEOUT, "no answer in time")                                                            \
+	X(FAILED, "it failed; the daemon's log says why")
+
+enum proto_status {
+#define X(name, text) PROTO_##name,
+	PROTO_STATUS_LIST(X)
+#undef X
+	PROTO_STATUS_COUNT,
+};
+
+/* A handler's answer when it will reply later; never on the wire. */
+#define PROTO_DEFERRED (-1)
+
+enum proto_accel {
+	PROTO_ACCEL_UNDECIDED, /* not tried yet, or the trial runs */
+	PROTO_ACCEL_KVM,
+	PROTO_ACCEL_TCG,
+	PROTO_ACCEL_MAX = PROTO_ACCEL_TCG,
+};
+
+enum proto_accel_reason {
+	PROTO_ACCEL_NOT_TRIED,
+	PROTO_ACCEL_CONFIGURED,	   /* helper.conf says so */
+	PROTO_ACCEL_PROVED,	   /* a real kernel gave its first sign of life under KVM */
+	PROTO_ACCEL_NO_DEVICE,	   /* /dev/kvm is absent */
+	PROTO_ACCEL_NO_PERMISSION, /* the VMs' users may not open /dev/kvm */
+	PROTO_ACCEL_SILENT,	   /* a real kernel gave no sign of life under KVM in time */
+	PROTO_ACCEL_NO_KERNEL,	   /* no kernel to try with */
+	PROTO_ACCEL_REASON_MAX = PROTO_ACCEL_NO_KERNEL,
+};
+
+enum proto_vm_state {
+	PROTO_VM_ABSENT,
+	PROTO_VM_PREPARED, /* directory and overlay exist, no seed */
+	PROTO_VM_SEEDED,   /* may be started */
+	PROTO_VM_STARTING, /* the start was asked for and is not answered yet */
+	PROTO_VM_RUNNING,
+	PROTO_VM_MAX = PROTO_VM_RUNNING,
+};
+
+enum proto_exit_kind {
+	PROTO_EXIT_NONE,     /* it never ran, or still runs */
+	PROTO_EXIT_CODE,     /* exited by itself; the code goes along */
+	PROTO_EXIT_SIGNAL,   /* killed; the signal goes along */
+	PROTO_EXIT_UNKNOWN,  /* it ended while no one watched (helper or host restarted) */
+	PROTO_EXIT_MAX = PROTO_EXIT_UNKNOWN,
+};
+
+enum proto_guest_state {
+	PROTO_GUEST_UNWATCHED,
+	PROTO_GUEST_CONNECTING, /* no QMP greeting yet */
+	PROTO_GUEST_BOOTING,	/* QEMU runs, the guest has not reported */
+	PROTO_GUEST_READY,	/* the guest's sshd accepts connections */
+	PROTO_GUEST_RESETTING,	/* the guest reboots itself */
+	PROTO_GUEST_STOPPING,	/* power button pressed, or the guest shuts down */
+	PROTO_GUEST_GONE,	/* the QMP socket has closed */
+	PROTO_GUEST_MAX = PROTO_GUEST_GONE,
+};
+
+enum proto_tunnel_state {
+	PROTO_TUNNEL_OFF, /* no tunnel is configured */
+	PROTO_TUNNEL_MAX = PROTO_TUNNEL_OFF,
+};
+
+/* One forward: 127.0.0.1:@host on the host leads to port @guest of the guest. */
+struct proto_port {
+	uint16_t host;
+	uint16_t guest;
+};
+
+struct proto_header {
+	uint32_t op;
+	uint16_t kind;	     /* enum proto_kind */
+	uint16_t status;     /* replies: enum proto_status; otherwise 0 */
+	uint32_t request_id; /* requests and their replies: not 0; events: 0 */
+	uint32_t len;	     /* bytes of body that follow; 0 when a reply's status is not OK */
+};
+
+#define U32(field, low, high) uint32_t field;
+#define U64(field, low, high) uint64_t field;
+#define NAME(field)	      char field[PROTO_NAME_SIZE];
+#define TEXT(field, size)     char field[size];
+#define PORTS(field)	      struct proto_port field[PROTO_MAX_PORTS];
+#define NAMES(field)	      char field[PROTO_MAX_VMS][PROTO_NAME_SIZE];
+#define MSG(name, fields)                                                                          \
+	struct name {                                                                              \
+		fields                                                                             \
+	};
+#include "proto/msgs.def"
+#undef MSG
+#undef NAMES
+#undef PORTS
+#undef TEXT
+#undef NAME
+#undef U64
+#undef U32
+
+/* Operation and event numbers: OP_<NAME>. */
+enum proto_op_number {
+#define OP(name, number, ...) OP_##name = (number),
+#define EV(name, number, ...) OP_##name = (number),
+#include "proto/ops.def"
+#undef EV
+#undef OP
+};
+
+/* One row of ops.def. For an event the request's side describes the event's body. */
+struct proto_op {
+	uint32_t number;
+	const char *name;
+	const char *stem;
+	const char *effect;
+	uint8_t from; /* enum proto_role */
+	uint8_t to;
+	uint8_t states; /* mask of enum proto_conn_state; 0 for an event */
+	uint8_t reuse;	/* enum proto_reuse */
+	uint8_t req_fds;
+	uint8_t rep_fds;
+	bool is_event;
+	size_t req_size;
+	size_t rep_size;
+	/* 0, or -EBADMSG when a field is out of its range. @body holds exactly req_size bytes. */
+	int (*check_req)(const void *body);
+	int (*check_rep)(const void *body);
+};
+
+extern const struct proto_op proto_ops[];
+extern const size_t proto_n_ops;
+
+/* Room for any body, aligned for all of them. */
+union proto_body {
+	uint64_t align;
+	uint8_t bytes[PROTO_MSG_MAX - sizeof(struct proto_header)];
+};
+
+/* What one side knows of a connection: enough to judge a message without believing it. */
+struct proto_conn {
+	enum proto_role self;
+	enum proto_role peer;
+	enum proto_conn_state state;
+	uint64_t used; /* bit per row: ONCE rows already seen */
+};
+
+/* The row with that number, or NULL. */
+const struct proto_op *proto_find(uint32_t number);
+
+/*
+ * Decodes one datagram received as a server. On success returns 0, fills all three outputs, and has
+ * recorded the row as used. Errors: -EBADMSG (malformed in any way, wrong number of descriptors),
+ * -EOPNOTSUPP (no such operation for this role), -EACCES (not this peer, or not in this state),
+ * -EALREADY (a ONCE row again). After any error the connection must be closed.
+ */
+int proto_decode_request(struct proto_conn *conn, const void *buf, size_t len, size_t n_fds,
+			 const struct proto_op **ret_op, struct proto_header *ret_header,
+			 union proto_body *ret_body);
+
+/*
+ * Decodes one datagram received as a client: a reply or an event. A reply whose status is not OK has
+ * no body and no descriptors; @ret_body is zeroed then. Same errors as above; the caller matches
+ * request_id and operation with what it asked.
+ */
+int proto_decode_answer(const struct proto_conn *conn, const void *buf, size_t len, size_t n_fds,
+			const struct proto_op **ret_op, struct proto_header *ret_header,
+			union proto_body *ret_body);
+
+/* Is @name a NAME of the protocol (see msgs.def)? Takes a C string of any length. */
+bool proto_name_valid(const char *name);
+
+/* Copies a valid name into a message's NAME field, padding with NUL. -EINVAL if it is none. */
+int proto_name_set(char field[static PROTO_NAME_SIZE], const char *name);
+
+/* Copies @text into a TEXT field of @size bytes: cut to fit, unprintable bytes become '?'. */
+void proto_text_set(char *field, size_t size, const char *text);
+
+/* Number of used entries. */
+size_t proto_ports_count(const struct proto_port ports[static PROTO_MAX_PORTS]);
+
+/* Words for people: "agentd", "busy: …". Never NULL. */
+const char *proto_role_name(enum proto_role role);
+const char *proto_status_name(enum proto_status status);
+const char *proto_status_text(enum proto_status status);
