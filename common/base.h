@@ -14,18 +14,18 @@
 #include <string.h>
 #include <unistd.h>
 
-#define ARRAY_LEN(a)	 (sizeof(a) / sizeof((a)[0]))
-#define _cleanup_(f)	 __attribute__((cleanup(f)))
-#define _unused_	 __attribute__((unused))
-#define _printf_(f, a)	 __attribute__((format(printf, f, a)))
-#define _must_check_	 __attribute__((warn_unused_result))
-#define _noreturn_	 __attribute__((noreturn))
-#define MIN_OF(a, b)	 ((a) < (b) ? (a) : (b))
-#define MAX_OF(a, b)	 ((a) > (b) ? (a) : (b))
-#define STR_EQ(a, b)	 (strcmp((a), (b)) == 0)
-#define NSEC_PER_SEC	 UINT64_C(1000000000)
-#define USEC_PER_SEC	 UINT64_C(1000000)
-#define MSEC_PER_SEC	 UINT64_C(1000)
+#define ARRAY_LEN(a)   (sizeof(a) / sizeof((a)[0]))
+#define _cleanup_(f)   __attribute__((cleanup(f)))
+#define _unused_       __attribute__((unused))
+#define _printf_(f, a) __attribute__((format(printf, f, a)))
+#define _must_check_   __attribute__((warn_unused_result))
+#define _noreturn_     __attribute__((noreturn))
+#define MIN_OF(a, b)   ((a) < (b) ? (a) : (b))
+#define MAX_OF(a, b)   ((a) > (b) ? (a) : (b))
+#define STR_EQ(a, b)   (strcmp((a), (b)) == 0)
+#define NSEC_PER_SEC   UINT64_C(1000000000)
+#define USEC_PER_SEC   UINT64_C(1000000)
+#define MSEC_PER_SEC   UINT64_C(1000)
 
 /* Moves a descriptor out of @fd_lvalue: its value is returned and -EBADF is left behind. */
 #define TAKE_FD(fd_lvalue)                                                                         \
@@ -72,6 +72,6 @@ static inline void cleanup_fclose(FILE **f)
 		(void)fclose(*f);
 }
 
-#define _cleanup_close_	 _cleanup_(cleanup_close)
-#define _cleanup_free_	 _cleanup_(cleanup_free)
+#define _cleanup_close_  _cleanup_(cleanup_close)
+#define _cleanup_free_   _cleanup_(cleanup_free)
 #define _cleanup_fclose_ _cleanup_(cleanup_fclose)

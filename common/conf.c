@@ -11,8 +11,8 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
-#define FILE_MAX   (64 * 1024)
-#define SEEN_MAX   64
+#define FILE_MAX (64 * 1024)
+#define SEEN_MAX 64
 
 static char *trim(char *s)
 {
@@ -52,8 +52,8 @@ int conf_parse_mib(const char *text, uint32_t *ret_mib)
 	static const struct {
 		const char *unit;
 		uint64_t mib;
-	} units[] = { { "", 1 },       { "M", 1 },	     { "MiB", 1 },	     { "G", 1024 },
-		      { "GiB", 1024 }, { "T", 1024 * 1024 }, { "TiB", 1024 * 1024 } };
+	} units[] = {{"", 1},       {"M", 1},           {"MiB", 1},          {"G", 1024},
+		     {"GiB", 1024}, {"T", 1024 * 1024}, {"TiB", 1024 * 1024}};
 	uint64_t value;
 	const char *end;
 	int r = parse_number(text, &value, &end);
@@ -150,7 +150,8 @@ int conf_set(const struct conf_key *key, const char *value, void *ret_config, st
 	case CONF_NAME:
 		if (!proto_name_valid(value))
 			return err_set(reterr, -EINVAL,
-				       "%s must be 1 to 32 characters of a-z, 0-9 and -", key->name);
+				       "%s must be 1 to 32 characters of a-z, 0-9 and -",
+				       key->name);
 		return set_text(key, value, member, reterr);
 	case CONF_U32:
 	case CONF_MIB:
@@ -190,7 +191,8 @@ static int parse_line(char *line, const struct conf_key *keys, size_t n_keys, ui
 	name = trim(line);
 	key = find_key(keys, n_keys, name);
 	if (!key)
-		return err_set(reterr, -EINVAL, "unknown key `%.40s`", printable(name) ? name : "?");
+		return err_set(reterr, -EINVAL, "unknown key `%.40s`",
+			       printable(name) ? name : "?");
 	if (*seen & UINT64_C(1) << (key - keys))
 		return err_set(reterr, -EINVAL, "%s is given twice", key->name);
 	*seen |= UINT64_C(1) << (key - keys);
@@ -206,7 +208,7 @@ int conf_parse(const char *name, char *text, const struct conf_key *keys, size_t
 	if (n_keys > SEEN_MAX)
 		return -E2BIG;
 	for (char *line = text, *next; line; line = next) {
-		struct err why = { 0 };
+		struct err why = {0};
 		int r;
 
 		number++;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Configuration files: `key = value` lines, `#` starts a comment line, every key known and given at
- * most once. One table per daemon says what each key is; the defaults are what the struct holds before.
+ * most once. One table per daemon says what each key is; the defaults are what the struct holds
+ * before.
  */
 #pragma once
 
@@ -27,12 +28,14 @@ struct conf_key {
 	const char *const *words; /* NULL-terminated */
 };
 
-#define CONF_MEMBER(type, member) .offset = offsetof(type, member), .size = sizeof(((type *)0)->member)
+#define CONF_MEMBER(type, member)                                                                  \
+	.offset = offsetof(type, member), .size = sizeof(((type *)0)->member)
 
 /*
  * Reads @path into @ret_config by @keys. The error line names the file, the line and the remedy.
  * @root_owned demands a regular file that belongs to root and that nobody else can write, for
- * what the privileged side trusts. A missing file is -ENOENT. @ret_config may be partly changed on error.
+ * what the privileged side trusts. A missing file is -ENOENT. @ret_config may be partly changed on
+ * error.
  */
 int conf_load(const char *path, const struct conf_key *keys, size_t n_keys, bool root_owned,
 	      void *ret_config, struct err *reterr);

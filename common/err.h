@@ -13,8 +13,8 @@ struct err {
 };
 
 /*
- * Writes a line into @reterr (may be NULL) and returns @code, so that a failing function can end with
- * `return err_set(reterr, -EINVAL, "…")`. The text names the remedy where there is one.
+ * Writes a line into @reterr (may be NULL) and returns @code, so that a failing function can end
+ * with `return err_set(reterr, -EINVAL, "…")`. The text names the remedy where there is one.
  */
 int err_set(struct err *reterr, int code, const char *format, ...) _printf_(3, 4);
 

@@ -135,7 +135,8 @@ int fd_replace_file(int dirfd, const char *name, const void *data, size_t len, m
 
 ssize_t fd_read_file(int dirfd, const char *name, char *buf, size_t size)
 {
-	_cleanup_close_ int fd = openat(dirfd, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
+	_cleanup_close_ int fd =
+		openat(dirfd, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
 
 	if (fd < 0)
 		return -errno;

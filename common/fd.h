@@ -38,14 +38,15 @@ ssize_t fd_read_text(int fd, char *buf, size_t size);
 int fd_memfd_sealed(const char *name, const void *data, size_t len);
 
 /*
- * Is @fd a memfd that nobody can change any more (write, grow, shrink and seal are sealed)? Returns its
- * size in bytes, -EINVAL when it is not or is empty, -EFBIG when it is larger than @max.
+ * Is @fd a memfd that nobody can change any more (write, grow, shrink and seal are sealed)? Returns
+ * its size in bytes, -EINVAL when it is not or is empty, -EFBIG when it is larger than @max.
  */
 ssize_t fd_memfd_check(int fd, size_t max);
 
 /*
- * Replaces the file @name in directory @dirfd by @data so that after a crash at any moment either the
- * old or the new content is there: write to a temporary name, fsync, rename, fsync of the directory.
+ * Replaces the file @name in directory @dirfd by @data so that after a crash at any moment either
+ * the old or the new content is there: write to a temporary name, fsync, rename, fsync of the
+ * directory.
  */
 int fd_replace_file(int dirfd, const char *name, const void *data, size_t len, mode_t mode);
 

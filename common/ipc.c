@@ -43,7 +43,8 @@ int ipc_listen(const char *path, int type, mode_t mode, gid_t gid, struct err *r
 	int r = fill_address(path, &sun);
 
 	if (r < 0)
-		return err_set(reterr, r, "the socket path %s is too long (107 bytes at most)", path);
+		return err_set(reterr, r, "the socket path %s is too long (107 bytes at most)",
+			       path);
 	r = remove_stale(path, reterr);
 	if (r < 0)
 		return r;
@@ -127,7 +128,7 @@ ssize_t ipc_recv(int fd, void *buf, size_t size, struct fdlist *fds)
 		struct cmsghdr align;
 		char bytes[CMSG_SPACE(sizeof(int) * FDLIST_MAX)];
 	} control;
-	struct iovec iov = { .iov_base = buf, .iov_len = size };
+	struct iovec iov = {.iov_base = buf, .iov_len = size};
 	struct msghdr mh = {
 		.msg_iov = &iov,
 		.msg_iovlen = 1,
@@ -157,12 +158,12 @@ int ipc_send(int fd, const struct proto_header *header, const void *body, const 
 	union {
 		struct cmsghdr align;
 		char bytes[CMSG_SPACE(sizeof(int) * PROTO_MAX_FDS)];
-	} control = { 0 };
+	} control = {0};
 	struct iovec iov[2] = {
-		{ .iov_base = (void *)header, .iov_len = sizeof(*header) },
-		{ .iov_base = (void *)body, .iov_len = header->len },
+		{.iov_base = (void *)header, .iov_len = sizeof(*header)},
+		{.iov_base = (void *)body, .iov_len = header->len},
 	};
-	struct msghdr mh = { .msg_iov = iov, .msg_iovlen = header->len > 0 ? 2 : 1 };
+	struct msghdr mh = {.msg_iov = iov, .msg_iovlen = header->len > 0 ? 2 : 1};
 	ssize_t n;
 
 	if (n_fds > PROTO_MAX_FDS)

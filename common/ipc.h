@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * SOCK_SEQPACKET Unix sockets: one datagram is one message, descriptors by SCM_RIGHTS, identity from
- * the kernel. ipc_recv() is the only recvmsg() of the tree.
+ * SOCK_SEQPACKET Unix sockets: one datagram is one message, descriptors by SCM_RIGHTS, identity
+ * from the kernel. ipc_recv() is the only recvmsg() of the tree.
  */
 #pragma once
 
@@ -17,9 +17,9 @@
 #define IPC_KEEP_GID ((gid_t)-1)
 
 /*
- * Binds and listens on @path, replacing a socket that a dead process left there (never another kind of
- * file). The path gets @mode and group @gid (IPC_KEEP_GID: unchanged). @type is SOCK_SEQPACKET or
- * SOCK_STREAM. Returns a non-blocking, close-on-exec descriptor or a negative errno.
+ * Binds and listens on @path, replacing a socket that a dead process left there (never another kind
+ * of file). The path gets @mode and group @gid (IPC_KEEP_GID: unchanged). @type is SOCK_SEQPACKET
+ * or SOCK_STREAM. Returns a non-blocking, close-on-exec descriptor or a negative errno.
  */
 int ipc_listen(const char *path, int type, mode_t mode, gid_t gid, struct err *reterr);
 
@@ -34,14 +34,16 @@ int ipc_peer_cred(int fd, struct ucred *ret_cred);
 
 /*
  * Receives one datagram of at most @size bytes without blocking; received descriptors are added to
- * @fds, which owns them whatever is returned. Returns the length (0: end of file), -EAGAIN, -EBADMSG
- * when anything was truncated or more descriptors came than a message may carry, or another errno.
+ * @fds, which owns them whatever is returned. Returns the length (0: end of file), -EAGAIN,
+ * -EBADMSG when anything was truncated or more descriptors came than a message may carry, or
+ * another errno.
  */
 ssize_t ipc_recv(int fd, void *buf, size_t size, struct fdlist *fds);
 
 /*
- * Sends one datagram without blocking: @header, @header->len bytes of @body, @n_fds descriptors (they
- * stay the caller's). Returns 0, -EAGAIN when the peer does not read, or another negative errno.
+ * Sends one datagram without blocking: @header, @header->len bytes of @body, @n_fds descriptors
+ * (they stay the caller's). Returns 0, -EAGAIN when the peer does not read, or another negative
+ * errno.
  */
 int ipc_send(int fd, const struct proto_header *header, const void *body, const int *fds,
 	     size_t n_fds);

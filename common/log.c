@@ -10,15 +10,15 @@
 #include <sys/un.h>
 #include <time.h>
 
-#define RECORD_MAX    3072
-#define VALUE_MAX     512
-#define JOURNAL_PATH  "/run/systemd/journal/socket"
+#define RECORD_MAX   3072
+#define VALUE_MAX    512
+#define JOURNAL_PATH "/run/systemd/journal/socket"
 
 static struct {
 	const char *identifier;
 	int level;
 	int journal_fd;
-} log_state = { .identifier = "qudata", .level = LOG_INFO, .journal_fd = -EBADF };
+} log_state = {.identifier = "qudata", .level = LOG_INFO, .journal_fd = -EBADF};
 
 struct record {
 	char bytes[RECORD_MAX];
@@ -79,7 +79,7 @@ static bool stderr_is_journal(void)
 
 void log_open(const char *identifier, int level)
 {
-	struct sockaddr_un sun = { .sun_family = AF_UNIX, .sun_path = JOURNAL_PATH };
+	struct sockaddr_un sun = {.sun_family = AF_UNIX, .sun_path = JOURNAL_PATH};
 	int fd;
 
 	log_state.identifier = identifier;
@@ -102,9 +102,9 @@ static void put_journal_field(struct record *rec, const char *key, const char *v
 
 static bool to_journal(int level, const char *message, const struct log_field *fields, size_t n)
 {
-	struct record rec = { .len = 0 };
+	struct record rec = {.len = 0};
 	char value[VALUE_MAX];
-	const char priority[] = { (char)('0' + level), '\0' };
+	const char priority[] = {(char)('0' + level), '\0'};
 
 	if (log_state.journal_fd < 0)
 		return false;
@@ -123,8 +123,8 @@ static bool to_journal(int level, const char *message, const struct log_field *f
 
 static const char *level_word(int level)
 {
-	static const char *const words[] = { "emergency", "alert",  "critical", "error",
-					     "warning",	  "notice", "info",	"debug" };
+	static const char *const words[] = {"emergency", "alert",  "critical", "error",
+					    "warning",   "notice", "info",     "debug"};
 
 	return words[level & 7];
 }
@@ -133,7 +133,7 @@ static void put_time(struct record *rec)
 {
 	struct timespec ts;
 	struct tm tm;
-	char text[40];
+	char text[96]; /* wider than any date, for the compiler */
 
 	(void)clock_gettime(CLOCK_REALTIME, &ts);
 	(void)gmtime_r(&ts.tv_sec, &tm);
@@ -145,7 +145,7 @@ static void put_time(struct record *rec)
 
 static void to_stderr(int level, const char *message, const struct log_field *fields, size_t n)
 {
-	struct record rec = { .len = 0 };
+	struct record rec = {.len = 0};
 	char value[VALUE_MAX];
 
 	put_time(&rec);

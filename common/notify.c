@@ -17,7 +17,7 @@ static int notify_fd = -EBADF;
 void notify_open(void)
 {
 	const char *path = getenv("NOTIFY_SOCKET");
-	struct sockaddr_un sun = { .sun_family = AF_UNIX };
+	struct sockaddr_un sun = {.sun_family = AF_UNIX};
 	size_t len = path ? strlen(path) : 0;
 	socklen_t size;
 

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The service manager's protocols without its library: readiness (sd_notify(3)) and passed listening
- * sockets (sd_listen_fds(3)).
+ * The service manager's protocols without its library: readiness (sd_notify(3)) and passed
+ * listening sockets (sd_listen_fds(3)).
  */
 #pragma once
 
 #include "common/base.h"
 
 /*
- * Connects to NOTIFY_SOCKET before the sandbox closes, and takes the variable out of the environment.
- * Without a service manager it does nothing.
+ * Connects to NOTIFY_SOCKET before the sandbox closes, and takes the variable out of the
+ * environment. Without a service manager it does nothing.
  */
 void notify_open(void);
 

@@ -58,10 +58,10 @@ static int apply_caps(uint64_t keep, struct err *reterr)
 	capng_clear(CAPNG_SELECT_ALL);
 	for (unsigned int cap = 0; cap < 64; cap++)
 		if ((keep & UINT64_C(1) << cap) &&
-		    capng_update(CAPNG_ADD,
-				 (capng_type_t)(CAPNG_EFFECTIVE | CAPNG_PERMITTED |
-						CAPNG_BOUNDING_SET),
-				 cap) < 0)
+		    capng_update(
+			    CAPNG_ADD,
+			    (capng_type_t)(CAPNG_EFFECTIVE | CAPNG_PERMITTED | CAPNG_BOUNDING_SET),
+			    cap) < 0)
 			return err_set(reterr, -EINVAL, "unknown capability %u", cap);
 	/* The bounding set can be lowered only with CAP_SETPCAP, which an ordinary user lacks. */
 	if (geteuid() == 0 && capng_apply(CAPNG_SELECT_BOUNDS) < 0)
@@ -85,7 +85,8 @@ static int check_caps(uint64_t keep, struct err *reterr)
 
 		if (want != (bool)capng_have_capability(CAPNG_EFFECTIVE, cap) ||
 		    want != (bool)capng_have_capability(CAPNG_PERMITTED, cap))
-			return err_set(reterr, -EPERM, "capability %s is %s", capng_capability_to_name(cap),
+			return err_set(reterr, -EPERM, "capability %s is %s",
+				       capng_capability_to_name(cap),
 				       want ? "missing" : "still there");
 	}
 	return 0;
@@ -93,7 +94,7 @@ static int check_caps(uint64_t keep, struct err *reterr)
 
 int priv_drop(uint64_t keep, struct err *reterr)
 {
-	const struct rlimit no_core = { 0, 0 };
+	const struct rlimit no_core = {0, 0};
 	int r;
 
 	if (keep == 0 && (getuid() == 0 || geteuid() == 0))

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Start-up stages and the giving up of privilege, proved. Every daemon goes through the same stages in
- * the same order, and reads no stranger's byte before the last.
+ * Start-up stages and the giving up of privilege, proved. Every daemon goes through the same stages
+ * in the same order, and reads no stranger's byte before the last.
  */
 #pragma once
 
@@ -33,9 +33,9 @@ int priv_sane_start(int argc, struct err *reterr);
 
 /*
  * Gives up everything but the capabilities in @keep (a mask of 1 << CAP_*; they stay permitted,
- * effective and in the bounding set; 0 for an unprivileged daemon), sets no_new_privs, undumpable and
- * no core file, then checks by asking the kernel that what was dropped is gone. With @keep == 0 it
- * refuses (-EPERM) to go on as uid 0.
+ * effective and in the bounding set; 0 for an unprivileged daemon), sets no_new_privs, undumpable
+ * and no core file, then checks by asking the kernel that what was dropped is gone. With @keep == 0
+ * it refuses (-EPERM) to go on as uid 0.
  */
 int priv_drop(uint64_t keep, struct err *reterr);
 

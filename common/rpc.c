@@ -57,7 +57,7 @@ static void finish(struct rpc_pending *p, enum proto_status status, const void *
 
 void rpc_close(struct rpc *rpc)
 {
-	struct fdlist none = { 0 };
+	struct fdlist none = {0};
 
 	if (rpc->fd < 0)
 		return;
@@ -91,7 +91,7 @@ int rpc_call(struct rpc *rpc, uint32_t op_number, const void *req, int fd, uint3
 {
 	const struct proto_op *op = proto_find(op_number);
 	struct rpc_pending *slot = find_pending(rpc, 0);
-	struct proto_header header = { .op = op_number, .kind = PROTO_REQUEST };
+	struct proto_header header = {.op = op_number, .kind = PROTO_REQUEST};
 	int r;
 
 	if (rpc->fd < 0)
@@ -117,7 +117,7 @@ int rpc_call(struct rpc *rpc, uint32_t op_number, const void *req, int fd, uint3
 
 void rpc_receive(struct rpc *rpc)
 {
-	_cleanup_(fdlist_done) struct fdlist fds = { 0 };
+	_cleanup_(fdlist_done) struct fdlist fds = {0};
 	struct proto_header header;
 	const struct proto_op *op;
 	struct rpc_pending *p;
@@ -127,7 +127,8 @@ void rpc_receive(struct rpc *rpc)
 
 	if (n == -EAGAIN)
 		return;
-	if (n <= 0 || proto_decode_answer(&rpc->conn, buf, (size_t)n, fds.n, &op, &header, &body) < 0) {
+	if (n <= 0 ||
+	    proto_decode_answer(&rpc->conn, buf, (size_t)n, fds.n, &op, &header, &body) < 0) {
 		rpc_close(rpc);
 		return;
 	}
@@ -149,7 +150,7 @@ void rpc_receive(struct rpc *rpc)
 void rpc_expire(struct rpc *rpc)
 {
 	uint64_t now = rpc_now_ms();
-	struct fdlist none = { 0 };
+	struct fdlist none = {0};
 
 	for (size_t i = 0; i < RPC_MAX_PENDING; i++)
 		if (rpc->pending[i].request_id != 0 && rpc->pending[i].deadline_ms <= now)

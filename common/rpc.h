@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The asking side of the protocol: requests with callbacks, events, deadlines. It owns no event loop:
- * the daemon watches rpc_fd() for reading and calls rpc_receive(), and calls rpc_expire() when
- * rpc_next_deadline_ms() has passed.
+ * The asking side of the protocol: requests with callbacks, events, deadlines. It owns no event
+ * loop: the daemon watches rpc_fd() for reading and calls rpc_receive(), and calls rpc_expire()
+ * when rpc_next_deadline_ms() has passed.
  */
 #pragma once
 
@@ -15,12 +15,11 @@
 struct rpc;
 
 /*
- * The answer to a request. @status is PROTO_OK and @rep the reply's body, or @rep is NULL: any other
- * status, PROTO_TIMEOUT after the deadline, PROTO_UNREACHABLE when the connection ended first. @fds is
- * emptied after the call. Called exactly once for every successful rpc_call().
+ * The answer to a request. @status is PROTO_OK and @rep the reply's body, or @rep is NULL: any
+ * other status, PROTO_TIMEOUT after the deadline, PROTO_UNREACHABLE when the connection ended
+ * first. @fds is emptied after the call. Called exactly once for every successful rpc_call().
  */
-typedef void rpc_reply_fn(void *arg, enum proto_status status, const void *rep,
-			  struct fdlist *fds);
+typedef void rpc_reply_fn(void *arg, enum proto_status status, const void *rep, struct fdlist *fds);
 
 struct rpc_config {
 	enum proto_role self;
@@ -61,8 +60,8 @@ int rpc_fd(const struct rpc *rpc);
 
 /*
  * Sends a request. @req is of the type that @op_number declares, @fd a descriptor to go along or
- * negative (it stays the caller's). Returns 0 and later calls @fn, or returns a negative errno and never
- * does: -ENOTCONN, -EBUSY (too many pending), -EBADMSG (@req breaks its own declaration).
+ * negative (it stays the caller's). Returns 0 and later calls @fn, or returns a negative errno and
+ * never does: -ENOTCONN, -EBUSY (too many pending), -EBADMSG (@req breaks its own declaration).
  */
 int rpc_call(struct rpc *rpc, uint32_t op_number, const void *req, int fd, uint32_t timeout_ms,
 	     rpc_reply_fn *fn, void *arg);

@@ -68,9 +68,9 @@ static uint32_t take_serial(struct server *s)
 
 void server_accept(struct server *s, int listen_fd)
 {
-	struct ucred cred = { 0 };
+	struct ucred cred = {0};
 	_cleanup_close_ int fd = ipc_accept(listen_fd, &cred);
-	struct peer stranger = { .fd = -EBADF, .uid = cred.uid, .pid = cred.pid };
+	struct peer stranger = {.fd = -EBADF, .uid = cred.uid, .pid = cred.pid};
 	struct peer *peer;
 	enum proto_role role;
 
@@ -91,7 +91,7 @@ void server_accept(struct server *s, int listen_fd)
 		.serial = take_serial(s),
 		.uid = cred.uid,
 		.pid = cred.pid,
-		.conn = { .self = s->config.self, .peer = role, .state = PROTO_ST_NEW },
+		.conn = {.self = s->config.self, .peer = role, .state = PROTO_ST_NEW},
 	};
 	if (s->config.watch(s->config.ctx, peer, true) < 0)
 		server_drop(s, peer);
@@ -130,7 +130,7 @@ static void answer(struct server *s, struct peer *peer, const struct ticket *tic
 
 void server_receive(struct server *s, struct peer *peer)
 {
-	_cleanup_(fdlist_done) struct fdlist fds = { 0 };
+	_cleanup_(fdlist_done) struct fdlist fds = {0};
 	union proto_body req, rep;
 	struct proto_header header;
 	const struct proto_op *op;
@@ -189,9 +189,8 @@ void server_event(struct server *s, enum proto_role role, uint32_t op_number, co
 {
 	const struct proto_op *op = proto_find(op_number);
 	struct proto_header header = {
-		.op = op_number, .kind = PROTO_EVENT, .len = (uint32_t)op->req_size
-	};
-	const struct fdlist none = { 0 };
+		.op = op_number, .kind = PROTO_EVENT, .len = (uint32_t)op->req_size};
+	const struct fdlist none = {0};
 
 	for (size_t i = 0; i < SERVER_MAX_PEERS; i++) {
 		struct peer *peer = &s->peers[i];

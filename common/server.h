@@ -20,7 +20,7 @@ struct server;
 
 /* One accepted connection. */
 struct peer {
-	int fd;		 /* -EBADF: the slot is free */
+	int fd;          /* -EBADF: the slot is free */
 	uint32_t serial; /* never repeats, names the connection in a ticket */
 	uid_t uid;
 	pid_t pid; /* for the log only */
@@ -28,7 +28,7 @@ struct peer {
 	uint32_t request_id; /* of the request being handled */
 	uint32_t op_number;
 	bool subscribed; /* wants events; set by a handler */
-	void *watch;	 /* the daemon's, for its event loop */
+	void *watch;     /* the daemon's, for its event loop */
 };
 
 /* Names a request whose answer comes later; outlives its connection harmlessly. */
@@ -54,7 +54,7 @@ struct server_config {
 	} roles[SERVER_MAX_ROLES];
 	size_t n_roles;
 	size_t max_per_role; /* connections that one role may hold */
-	void *ctx;	     /* passed to all callbacks */
+	void *ctx;           /* passed to all callbacks */
 
 	/*
 	 * Runs the handler of @op, see proto/dispatch.inc. @fds holds the request's descriptors on
@@ -93,8 +93,8 @@ void server_drop(struct server *s, struct peer *peer);
 struct ticket server_defer(const struct peer *peer);
 
 /*
- * Answers a deferred request. @rep may be NULL unless @status is PROTO_OK. @fds is emptied. When the
- * connection is gone the answer is dropped. Clears @ticket.
+ * Answers a deferred request. @rep may be NULL unless @status is PROTO_OK. @fds is emptied. When
+ * the connection is gone the answer is dropped. Clears @ticket.
  */
 void server_reply(struct server *s, struct ticket *ticket, enum proto_status status,
 		  const void *rep, struct fdlist *fds);

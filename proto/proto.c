@@ -12,10 +12,10 @@
 /* No body has padding, and every one fits into a datagram. */
 #define U32(field, low, high) +sizeof(uint32_t)
 #define U64(field, low, high) +sizeof(uint64_t)
-#define NAME(field)	      +PROTO_NAME_SIZE
+#define NAME(field)           +PROTO_NAME_SIZE
 #define TEXT(field, size)     +(size)
-#define PORTS(field)	      +sizeof(struct proto_port) * PROTO_MAX_PORTS
-#define NAMES(field)	      +PROTO_MAX_VMS *PROTO_NAME_SIZE
+#define PORTS(field)          +sizeof(struct proto_port) * PROTO_MAX_PORTS
+#define NAMES(field)          +PROTO_MAX_VMS *PROTO_NAME_SIZE
 #define MSG(name, fields)                                                                          \
 	static_assert(sizeof(struct name) == 0 fields, "padding in " #name);                       \
 	static_assert(sizeof(struct name) <= sizeof(union proto_body), #name " is too big");
@@ -104,10 +104,10 @@ static bool names_ok(const char names[static PROTO_MAX_VMS][PROTO_NAME_SIZE])
 /* One check per message: check_<name>(). */
 #define U32(field, low, high) &&number_ok(m->field, low, high)
 #define U64(field, low, high) &&number_ok(m->field, low, high)
-#define NAME(field)	      &&name_ok(m->field)
+#define NAME(field)           &&name_ok(m->field)
 #define TEXT(field, size)     &&text_ok(m->field, size)
-#define PORTS(field)	      &&ports_ok(m->field)
-#define NAMES(field)	      &&names_ok(m->field)
+#define PORTS(field)          &&ports_ok(m->field)
+#define NAMES(field)          &&names_ok(m->field)
 #define MSG(name, fields)                                                                          \
 	static int check_##name(const void *body)                                                  \
 	{                                                                                          \
@@ -124,10 +124,10 @@ static bool names_ok(const char names[static PROTO_MAX_VMS][PROTO_NAME_SIZE])
 #undef U64
 #undef U32
 
-#define ST_NEW	 PROTO_ST_NEW
+#define ST_NEW   PROTO_ST_NEW
 #define ST_READY PROTO_ST_READY
 const struct proto_op proto_ops[] = {
-#define OP(name_, number_, from_, to_, stem_, req_fds_, rep_fds_, states_, reuse_, effect_)       \
+#define OP(name_, number_, from_, to_, stem_, req_fds_, rep_fds_, states_, reuse_, effect_)        \
 	{                                                                                          \
 		.number = (number_),                                                               \
 		.name = #name_,                                                                    \
@@ -273,7 +273,7 @@ bool proto_name_valid(const char *name)
 
 int proto_name_set(char field[static PROTO_NAME_SIZE], const char *name)
 {
-	char buf[PROTO_NAME_SIZE] = { 0 };
+	char buf[PROTO_NAME_SIZE] = {0};
 	size_t len = strnlen(name, PROTO_NAME_MAX + 1);
 
 	if (len > PROTO_NAME_MAX)
@@ -322,7 +322,7 @@ static const struct {
 	const char *name;
 	const char *text;
 } status_words[] = {
-#define X(name_, text_) [PROTO_##name_] = { #name_, text_ },
+#define X(name_, text_) [PROTO_##name_] = {#name_, text_},
 	PROTO_STATUS_LIST(X)
 #undef X
 };

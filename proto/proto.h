@@ -10,18 +10,18 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PROTO_VERSION	     1
-#define PROTO_NAME_SIZE	     40 /* 32 characters, NUL-padded to a multiple of eight */
-#define PROTO_NAME_MAX	     32
-#define PROTO_MAX_VMS	     16
-#define PROTO_MAX_PORTS	     16
-#define PROTO_MAX_CPUS	     512
+#define PROTO_VERSION        1
+#define PROTO_NAME_SIZE      40 /* 32 characters, NUL-padded to a multiple of eight */
+#define PROTO_NAME_MAX       32
+#define PROTO_MAX_VMS        16
+#define PROTO_MAX_PORTS      16
+#define PROTO_MAX_CPUS       512
 #define PROTO_MAX_MEMORY_MIB (8u * 1024 * 1024)
 #define PROTO_MAX_DISK_MIB   (64u * 1024 * 1024)
-#define PROTO_MAX_FDS	     1		  /* descriptors that one message may carry */
-#define PROTO_MSG_MAX	     4096	  /* bytes of one datagram */
-#define PROTO_SEED_MAX	     (256 * 1024) /* bytes of a seed disk */
-#define PROTO_KEYS_MAX	     (64 * 1024)  /* bytes of a list of public keys */
+#define PROTO_MAX_FDS        1            /* descriptors that one message may carry */
+#define PROTO_MSG_MAX        4096         /* bytes of one datagram */
+#define PROTO_SEED_MAX       (256 * 1024) /* bytes of a seed disk */
+#define PROTO_KEYS_MAX       (64 * 1024)  /* bytes of a list of public keys */
 #define PROTO_CONSOLE_MAX    (64 * 1024)  /* bytes of console that are kept and can be read */
 
 /* Who speaks: decided by the receiver from the peer's credentials, never by the message. */
@@ -34,7 +34,7 @@ enum proto_role {
 
 /* State of a connection, as bits so that a row may allow several. */
 enum proto_conn_state {
-	PROTO_ST_NEW = 1u << 0,	  /* nothing said yet */
+	PROTO_ST_NEW = 1u << 0,   /* nothing said yet */
 	PROTO_ST_READY = 1u << 1, /* hello done */
 };
 
@@ -52,7 +52,7 @@ enum proto_kind {
 /* The only outcomes that cross a boundary; errno values and paths never do. */
 #define PROTO_STATUS_LIST(X)                                                                       \
 	X(OK, "done")                                                                              \
-	X(MISMATCH, "the peers speak different protocol versions")                                  \
+	X(MISMATCH, "the peers speak different protocol versions")                                 \
 	X(INVALID, "the values do not go together")                                                \
 	X(NOT_FOUND, "no such VM, image or guest")                                                 \
 	X(CONFLICT, "it exists already with other values")                                         \
@@ -69,7 +69,7 @@ enum proto_status {
 #define X(name, text) PROTO_##name,
 	PROTO_STATUS_LIST(X)
 #undef X
-	PROTO_STATUS_COUNT,
+		PROTO_STATUS_COUNT,
 };
 
 /* A handler's answer when it will reply later; never on the wire. */
@@ -84,12 +84,12 @@ enum proto_accel {
 
 enum proto_accel_reason {
 	PROTO_ACCEL_NOT_TRIED,
-	PROTO_ACCEL_CONFIGURED,	   /* helper.conf says so */
-	PROTO_ACCEL_PROVED,	   /* a real kernel gave its first sign of life under KVM */
-	PROTO_ACCEL_NO_DEVICE,	   /* /dev/kvm is absent */
+	PROTO_ACCEL_CONFIGURED,    /* helper.conf says so */
+	PROTO_ACCEL_PROVED,        /* a real kernel gave its first sign of life under KVM */
+	PROTO_ACCEL_NO_DEVICE,     /* /dev/kvm is absent */
 	PROTO_ACCEL_NO_PERMISSION, /* the VMs' users may not open /dev/kvm */
-	PROTO_ACCEL_SILENT,	   /* a real kernel gave no sign of life under KVM in time */
-	PROTO_ACCEL_NO_KERNEL,	   /* no kernel to try with */
+	PROTO_ACCEL_SILENT,        /* a real kernel gave no sign of life under KVM in time */
+	PROTO_ACCEL_NO_KERNEL,     /* no kernel to try with */
 	PROTO_ACCEL_REASON_MAX = PROTO_ACCEL_NO_KERNEL,
 };
 
@@ -103,21 +103,21 @@ enum proto_vm_state {
 };
 
 enum proto_exit_kind {
-	PROTO_EXIT_NONE,     /* it never ran, or still runs */
-	PROTO_EXIT_CODE,     /* exited by itself; the code goes along */
-	PROTO_EXIT_SIGNAL,   /* killed; the signal goes along */
-	PROTO_EXIT_UNKNOWN,  /* it ended while no one watched (helper or host restarted) */
+	PROTO_EXIT_NONE,    /* it never ran, or still runs */
+	PROTO_EXIT_CODE,    /* exited by itself; the code goes along */
+	PROTO_EXIT_SIGNAL,  /* killed; the signal goes along */
+	PROTO_EXIT_UNKNOWN, /* it ended while no one watched (helper or host restarted) */
 	PROTO_EXIT_MAX = PROTO_EXIT_UNKNOWN,
 };
 
 enum proto_guest_state {
 	PROTO_GUEST_UNWATCHED,
 	PROTO_GUEST_CONNECTING, /* no QMP greeting yet */
-	PROTO_GUEST_BOOTING,	/* QEMU runs, the guest has not reported */
-	PROTO_GUEST_READY,	/* the guest's sshd accepts connections */
-	PROTO_GUEST_RESETTING,	/* the guest reboots itself */
-	PROTO_GUEST_STOPPING,	/* power button pressed, or the guest shuts down */
-	PROTO_GUEST_GONE,	/* the QMP socket has closed */
+	PROTO_GUEST_BOOTING,    /* QEMU runs, the guest has not reported */
+	PROTO_GUEST_READY,      /* the guest's sshd accepts connections */
+	PROTO_GUEST_RESETTING,  /* the guest reboots itself */
+	PROTO_GUEST_STOPPING,   /* power button pressed, or the guest shuts down */
+	PROTO_GUEST_GONE,       /* the QMP socket has closed */
 	PROTO_GUEST_MAX = PROTO_GUEST_GONE,
 };
 
@@ -134,18 +134,18 @@ struct proto_port {
 
 struct proto_header {
 	uint32_t op;
-	uint16_t kind;	     /* enum proto_kind */
+	uint16_t kind;       /* enum proto_kind */
 	uint16_t status;     /* replies: enum proto_status; otherwise 0 */
 	uint32_t request_id; /* requests and their replies: not 0; events: 0 */
-	uint32_t len;	     /* bytes of body that follow; 0 when a reply's status is not OK */
+	uint32_t len;        /* bytes of body that follow; 0 when a reply's status is not OK */
 };
 
 #define U32(field, low, high) uint32_t field;
 #define U64(field, low, high) uint64_t field;
-#define NAME(field)	      char field[PROTO_NAME_SIZE];
+#define NAME(field)           char field[PROTO_NAME_SIZE];
 #define TEXT(field, size)     char field[size];
-#define PORTS(field)	      struct proto_port field[PROTO_MAX_PORTS];
-#define NAMES(field)	      char field[PROTO_MAX_VMS][PROTO_NAME_SIZE];
+#define PORTS(field)          struct proto_port field[PROTO_MAX_PORTS];
+#define NAMES(field)          char field[PROTO_MAX_VMS][PROTO_NAME_SIZE];
 #define MSG(name, fields)                                                                          \
 	struct name {                                                                              \
 		fields                                                                             \
@@ -177,7 +177,7 @@ struct proto_op {
 	uint8_t from; /* enum proto_role */
 	uint8_t to;
 	uint8_t states; /* mask of enum proto_conn_state; 0 for an event */
-	uint8_t reuse;	/* enum proto_reuse */
+	uint8_t reuse;  /* enum proto_reuse */
 	uint8_t req_fds;
 	uint8_t rep_fds;
 	bool is_event;
@@ -219,9 +219,9 @@ int proto_decode_request(struct proto_conn *conn, const void *buf, size_t len, s
 			 union proto_body *ret_body);
 
 /*
- * Decodes one datagram received as a client: a reply or an event. A reply whose status is not OK has
- * no body and no descriptors; @ret_body is zeroed then. Same errors as above; the caller matches
- * request_id and operation with what it asked.
+ * Decodes one datagram received as a client: a reply or an event. A reply whose status is not OK
+ * has no body and no descriptors; @ret_body is zeroed then. Same errors as above; the caller
+ * matches request_id and operation with what it asked.
  */
 int proto_decode_answer(const struct proto_conn *conn, const void *buf, size_t len, size_t n_fds,
 			const struct proto_op **ret_op, struct proto_header *ret_header,
