@@ -581,6 +581,14 @@ int http_head_field(const struct http_head *head, const char *buf, const char *n
 	return 0;
 }
 
+bool http_field_valid(const char *name, const char *value)
+{
+	for (const char *p = value; *p; p++)
+		if (((uint8_t)*p < 0x20 && *p != '\t') || *p == 0x7f)
+			return false;
+	return is_token(name, name + strlen(name));
+}
+
 /* One character of a query component, with the "+" of HTML forms. */
 static int query_char(const char **p, const char *end)
 {

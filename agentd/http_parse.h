@@ -101,6 +101,9 @@ _must_check_ int http_head_field(const struct http_head *head, const char *buf, 
 _must_check_ int http_query_find(const char *query, size_t query_len, const char *name, char *buf,
 				 size_t size);
 
+/* May this be sent as a field line? (A token, and no control bytes: nothing that ends the line.) */
+bool http_field_valid(const char *name, const char *value);
+
 /* Decoder of a chunked body; all zero for a new one. */
 struct http_chunked {
 	uint64_t left;    /* bytes of the chunk still to come */
