@@ -8,7 +8,7 @@
 
 #include <sys/types.h>
 
-#define FDLIST_MAX 8
+#define FDLIST_MAX 16
 
 /* Owns every descriptor in it. */
 struct fdlist {

@@ -124,6 +124,11 @@ static int take_rights(const struct cmsghdr *cmsg, struct fdlist *fds)
 
 ssize_t ipc_recv(int fd, void *buf, size_t size, struct fdlist *fds)
 {
+	return ipc_recv_fds(fd, buf, size, fds, PROTO_MAX_FDS);
+}
+
+ssize_t ipc_recv_fds(int fd, void *buf, size_t size, struct fdlist *fds, size_t max_fds)
+{
 	union {
 		struct cmsghdr align;
 		char bytes[CMSG_SPACE(sizeof(int) * FDLIST_MAX)];
@@ -147,7 +152,7 @@ ssize_t ipc_recv(int fd, void *buf, size_t size, struct fdlist *fds)
 	for (struct cmsghdr *c = CMSG_FIRSTHDR(&mh); c; c = CMSG_NXTHDR(&mh, c))
 		if (take_rights(c, fds) < 0)
 			sane = false;
-	if (!sane || fds->n > PROTO_MAX_FDS || (mh.msg_flags & (MSG_TRUNC | MSG_CTRUNC)))
+	if (!sane || fds->n > max_fds || (mh.msg_flags & (MSG_TRUNC | MSG_CTRUNC)))
 		return -EBADMSG;
 	return n;
 }
@@ -157,7 +162,7 @@ int ipc_send(int fd, const struct proto_header *header, const void *body, const 
 {
 	union {
 		struct cmsghdr align;
-		char bytes[CMSG_SPACE(sizeof(int) * PROTO_MAX_FDS)];
+		char bytes[CMSG_SPACE(sizeof(int) * FDLIST_MAX)];
 	} control = {0};
 	struct iovec iov[2] = {
 		{.iov_base = (void *)header, .iov_len = sizeof(*header)},
@@ -166,7 +171,7 @@ int ipc_send(int fd, const struct proto_header *header, const void *body, const 
 	struct msghdr mh = {.msg_iov = iov, .msg_iovlen = header->len > 0 ? 2 : 1};
 	ssize_t n;
 
-	if (n_fds > PROTO_MAX_FDS)
+	if (n_fds > FDLIST_MAX)
 		return -E2BIG;
 	if (n_fds > 0) {
 		struct cmsghdr *c;
