@@ -14,8 +14,8 @@ struct api;
 struct api_stream;
 
 struct api_config {
-	const char *socket;	 /* path; used when @url is NULL */
-	const char *url;	 /* "http://127.0.0.1:15001", or NULL */
+	const char *socket;      /* path; used when @url is NULL */
+	const char *url;         /* "http://127.0.0.1:15001", or NULL */
 	const char *secret_file; /* only with @url; may be NULL */
 };
 
@@ -66,4 +66,4 @@ enum ctl_exit api_exit_of_status(long status);
 bool api_url_keeps_secret(const char *url);
 
 #define _cleanup_reply_ _cleanup_(api_reply_done)
-#define API_TIMEOUT_MS	30000
+#define API_TIMEOUT_MS  30000

@@ -9,14 +9,20 @@
 #define STATE_WORDS "pending running paused rebooting error destroyed"
 
 #define OPTION_WAIT                                                                                \
-	{OPT_WAIT, 'w', "wait", NULL, "wait for the result and show progress", CTL_COMPLETE_NONE,  \
-	 NULL}
+	{                                                                                          \
+		OPT_WAIT, 'w', "wait", NULL, "wait for the result and show progress",              \
+			CTL_COMPLETE_NONE, NULL                                                    \
+	}
 #define OPTION_NO_WAIT                                                                             \
-	{OPT_NO_WAIT, 0, "no-wait", NULL, "return as soon as the agent has accepted",              \
-	 CTL_COMPLETE_NONE, NULL}
+	{                                                                                          \
+		OPT_NO_WAIT, 0, "no-wait", NULL, "return as soon as the agent has accepted",       \
+			CTL_COMPLETE_NONE, NULL                                                    \
+	}
 #define OPTION_TIMEOUT                                                                             \
-	{OPT_TIMEOUT, 't', "timeout", "TIME", "give up after TIME (90, 5m, 1h; default 5m)",       \
-	 CTL_COMPLETE_NONE, NULL}
+	{                                                                                          \
+		OPT_TIMEOUT, 't', "timeout", "TIME",                                               \
+			"give up after TIME (90, 5m, 1h; default 5m)", CTL_COMPLETE_NONE, NULL     \
+	}
 
 const struct ctl_option ctl_global_options[] = {
 	{OPT_JSON, 'j', "json", NULL, "print the agent's answer as JSON", CTL_COMPLETE_NONE, NULL},
@@ -45,8 +51,8 @@ static const struct ctl_option create_options[] = {
 	 "publish a port; may be repeated", CTL_COMPLETE_NONE, NULL},
 	{OPT_ENV, 'e', "env", "KEY[=VALUE]",
 	 "environment; KEY alone takes it from here; may be repeated", CTL_COMPLETE_NONE, NULL},
-	{OPT_ENV_FILE, 0, "env-file", "FILE", "environment from lines KEY=VALUE",
-	 CTL_COMPLETE_FILE, NULL},
+	{OPT_ENV_FILE, 0, "env-file", "FILE", "environment from lines KEY=VALUE", CTL_COMPLETE_FILE,
+	 NULL},
 	{OPT_IMAGE, 'i', "image", "IMAGE", "container image (default: a bare VM)",
 	 CTL_COMPLETE_NONE, NULL},
 	{OPT_COMMAND, 0, "command", "COMMAND", "the container's command (default: idle)",
@@ -85,7 +91,8 @@ const struct ctl_command ctl_commands[] = {
 	{.name = "check",
 	 .args = "",
 	 .summary = "tell whether this host can run instances, and what to do if not",
-	 .help = "Looks at processors, KVM, QEMU, passt, firmware, IOMMU groups, GPUs, images, disk "
+	 .help = "Looks at processors, KVM, QEMU, passt, firmware, IOMMU groups, GPUs, images, "
+		 "disk "
 		 "space, accounts and sockets. Works without the agent and changes nothing. The "
 		 "exit status is 1 if anything that is required is missing.",
 	 OPTIONS(check_options),
@@ -136,7 +143,8 @@ const struct ctl_command ctl_commands[] = {
 	{.name = "delete",
 	 .args = "[ID]",
 	 .summary = "destroy an instance and its disk",
-	 .help = "Without an ID the only instance is meant; then it asks first, or needs --yes when "
+	 .help = "Without an ID the only instance is meant; then it asks first, or needs --yes "
+		 "when "
 		 "nobody can be asked.",
 	 OPTIONS(delete_options),
 	 .max_args = 1,
@@ -145,7 +153,8 @@ const struct ctl_command ctl_commands[] = {
 	{.name = "wait",
 	 .args = "[ID]",
 	 .summary = "wait until an instance reaches a state",
-	 .help = "Exits with 5 when the time is up, and with 1 when the instance failed or went away "
+	 .help = "Exits with 5 when the time is up, and with 1 when the instance failed or went "
+		 "away "
 		 "first.",
 	 OPTIONS(wait_options),
 	 .max_args = 1,
@@ -164,7 +173,8 @@ const struct ctl_command ctl_commands[] = {
 	{.name = "console",
 	 .args = "[ID]",
 	 .summary = "connect to an instance's serial console",
-	 .help = "At the beginning of a line \"~.\" leaves, \"~?\" lists the escapes, \"~~\" types a "
+	 .help = "At the beginning of a line \"~.\" leaves, \"~?\" lists the escapes, \"~~\" types "
+		 "a "
 		 "tilde. When standard input is not a terminal its bytes are sent as they are, and "
 		 "its end does not end the session.",
 	 .max_args = 1,
@@ -196,7 +206,8 @@ const struct ctl_command ctl_commands[] = {
 	{.name = "keys remove",
 	 .args = "[ID] KEY",
 	 .summary = "stop letting a public key in",
-	 .help = "KEY is a file with the public key, the key itself, or its comment if only one key "
+	 .help = "KEY is a file with the public key, the key itself, or its comment if only one "
+		 "key "
 		 "has it.",
 	 .min_args = 1,
 	 .max_args = 2,

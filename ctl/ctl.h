@@ -15,13 +15,13 @@
 /* The exit status is an interface: scripts branch on it, the manual page documents it. */
 enum ctl_exit {
 	CTL_OK = 0,
-	CTL_FAILED = 1,	     /* the request was refused, or something broke */
-	CTL_USAGE = 2,	     /* the command line is wrong */
+	CTL_FAILED = 1,      /* the request was refused, or something broke */
+	CTL_USAGE = 2,       /* the command line is wrong */
 	CTL_NOT_FOUND = 3,   /* no such instance or key */
 	CTL_UNREACHABLE = 4, /* the agent does not answer */
 	CTL_TIMEOUT = 5,     /* it did not happen in time */
 	CTL_CONFLICT = 6,    /* not possible in the instance's present state */
-	CTL_DENIED = 7,	     /* no permission: socket mode or secret */
+	CTL_DENIED = 7,      /* no permission: socket mode or secret */
 };
 
 /* What a shell may offer for a word. */
@@ -63,10 +63,10 @@ enum ctl_opt {
 
 struct ctl_option {
 	enum ctl_opt id;
-	char letter;	   /* short form, or 0 */
-	const char *name;  /* long form without dashes */
-	const char *arg;   /* name of its value in help texts; NULL for a flag */
-	const char *help;  /* one line, no full stop */
+	char letter;      /* short form, or 0 */
+	const char *name; /* long form without dashes */
+	const char *arg;  /* name of its value in help texts; NULL for a flag */
+	const char *help; /* one line, no full stop */
 	enum ctl_complete complete;
 	const char *words; /* with CTL_COMPLETE_WORDS */
 };
@@ -81,8 +81,8 @@ struct ctl_command {
 	const struct ctl_option *options;
 	size_t n_options;
 	size_t min_args, max_args;
-	bool takes_rest; /* what follows "--" belongs to another program */
-	bool hidden;	 /* not listed, but works */
+	bool takes_rest;            /* what follows "--" belongs to another program */
+	bool hidden;                /* not listed, but works */
 	enum ctl_complete complete; /* of positional arguments */
 	const char *words;
 	enum ctl_exit (*run)(struct ctl *c);
@@ -105,7 +105,7 @@ struct ctl {
 	size_t n_given;
 	char **args; /* owned array */
 	size_t n_args;
-	char **rest; /* NULL-terminated: what followed "--" for takes_rest commands, or NULL */
+	char **rest;     /* NULL-terminated: what followed "--" for takes_rest commands, or NULL */
 	struct api *api; /* owned; made by ctl_api() on first use */
 	bool json, quiet;
 	bool color_out, color_err;
@@ -125,13 +125,16 @@ const char *ctl_arg(const struct ctl *c, size_t i);
 enum ctl_exit ctl_fail(struct ctl *c, enum ctl_exit code, const char *fmt, ...) _printf_(3, 4);
 /* A remark on stderr, unless --quiet. */
 void ctl_note(struct ctl *c, const char *fmt, ...) _printf_(2, 3);
+/* Finds out where colours may be used: terminals, unless NO_COLOR or TERM=dumb say otherwise. */
+void ctl_setup_output(struct ctl *c);
 /* Prints @json (borrowed) on stdout, with a newline. */
 void ctl_print_json(const json_t *json);
 
 /* Finds a command by its one or two words; @ret_words says how many of @argv name it. */
 const struct ctl_command *ctl_find(char *const argv[], size_t n, size_t *ret_words);
 /*
- * Parses @argv, [0] being the program's name, into @c. CTL_OK, or CTL_USAGE with the message printed.
+ * Parses @argv, [0] being the program's name, into @c. CTL_OK, or CTL_USAGE with the message
+ * printed.
  * @c->cmd stays NULL when no command was given.
  */
 enum ctl_exit ctl_parse(struct ctl *c, int argc, char *argv[]);

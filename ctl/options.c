@@ -65,10 +65,10 @@ static void tables_add(struct getopt_tables *t, const struct ctl_option *options
 	for (size_t i = 0; i < n && t->n < OPTIONS_MAX; i++) {
 		const struct ctl_option *o = &options[i];
 
-		t->longs[t->n++] = (struct option){.name = o->name,
-						   .has_arg = o->arg ? required_argument
-								     : no_argument,
-						   .val = (int)o->id};
+		t->longs[t->n++] =
+			(struct option){.name = o->name,
+					.has_arg = o->arg ? required_argument : no_argument,
+					.val = (int)o->id};
 		if (!o->letter)
 			continue;
 		t->shorts[t->n_shorts++] = o->letter;

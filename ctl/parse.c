@@ -52,7 +52,7 @@ int parse_size_mib(const char *s, uint32_t *ret_mib)
 		const char *unit;
 		uint32_t mib;
 	} units[] = {
-		{"", 1},	 {"M", 1},    {"MiB", 1},	   {"G", 1024},
+		{"", 1},       {"M", 1},           {"MiB", 1},           {"G", 1024},
 		{"GiB", 1024}, {"T", 1024 * 1024}, {"TiB", 1024 * 1024},
 	};
 	const char *end;

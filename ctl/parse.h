@@ -18,7 +18,8 @@
 
 /* A whole decimal number without sign or blanks, low <= value <= high. */
 int parse_u32(const char *s, uint32_t low, uint32_t high, uint32_t *ret_value);
-/* A size in MiB: "512" and "512M" and "512MiB" are MiB, "8G", "8GiB" and "1T" larger ones. 1 MiB – 64 TiB. */
+/* A size in MiB: "512" and "512M" and "512MiB" are MiB, "8G", "8GiB" and "1T" larger ones. 1 MiB –
+ * 64 TiB. */
 int parse_size_mib(const char *s, uint32_t *ret_mib);
 /* A time in seconds: "90", "90s", "5m", "1h"; at most one day. */
 int parse_seconds(const char *s, uint32_t *ret_seconds);

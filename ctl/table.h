@@ -19,7 +19,8 @@ struct table {
 
 /* @headers ends with NULL; a leading '>' aligns the column to the right. */
 void table_init(struct table *t, const char *const *headers);
-/* Adds the next cell, row by row. @text (NULL is "") is copied and escaped; @color is an SGR number or 0. */
+/* Adds the next cell, row by row. @text (NULL is "") is copied and escaped; @color is an SGR number
+ * or 0. */
 void table_add(struct table *t, const char *text, int color);
 /* Prints it; a row that was begun must be complete. @color: whether colours may be used. */
 void table_print(const struct table *t, FILE *f, bool color);

@@ -9,11 +9,11 @@
 #include <inttypes.h>
 #include <wchar.h>
 
-#define ESC		 0x1b
-#define UTF8_INVALID	 0
-#define UTF8_INCOMPLETE	 -1
+#define ESC             0x1b
+#define UTF8_INVALID    0
+#define UTF8_INCOMPLETE -1
 /* Longest control sequence that is taken for one; terminals' own limits are of this order. */
-#define FILTER_SEQ_MAX	 48
+#define FILTER_SEQ_MAX  48
 
 /* Decodes one character: bytes used, UTF8_INVALID, or UTF8_INCOMPLETE if more bytes could help. */
 static int utf8_decode(const unsigned char *s, size_t len, uint32_t *ret_cp)

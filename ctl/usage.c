@@ -54,7 +54,8 @@ void ctl_usage(FILE *f)
 	fputs("\nOptions:\n", f);
 	for (size_t i = 0; i < ctl_n_global_options; i++)
 		print_option(f, &ctl_global_options[i]);
-	fputs("\nAn ID may be shortened as long as it is unique, and left out where there is only one "
+	fputs("\nAn ID may be shortened as long as it is unique, and left out where there is only "
+	      "one "
 	      "instance.\nExit status: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 agent not "
 	      "reachable, 5 timeout,\n6 not possible in this state, 7 not permitted.\n"
 	      "More about a command: qudatactl COMMAND --help\n",
@@ -224,7 +225,8 @@ void ctl_completion_zsh(FILE *f)
 {
 	fputs("#compdef qudatactl\n# zsh completion for qudatactl, made from its command table\n\n"
 	      "_qudatactl_ids()\n{\n"
-	      "\tcompadd -- $(qudatactl list --quiet 2>/dev/null | awk 'NR > 1 { print $1 }')\n}\n\n"
+	      "\tcompadd -- $(qudatactl list --quiet 2>/dev/null | awk 'NR > 1 { print $1 "
+	      "}')\n}\n\n"
 	      "_qudatactl()\n{\n"
 	      "\tlocal -a global commands\n"
 	      "\tlocal context state line\n"
@@ -237,7 +239,7 @@ void ctl_completion_zsh(FILE *f)
 		fprintf(f, "\t\t'*--%s[", o->name);
 		zsh_text(f, o->help);
 		fprintf(f, "]%s%s%s'\n", o->arg ? ":" : "", o->arg ? o->name : "",
-			!o->arg				      ? ""
+			!o->arg                            ? ""
 			: o->complete == CTL_COMPLETE_FILE ? ":_files"
 							   : ":");
 	}
@@ -253,7 +255,8 @@ void ctl_completion_zsh(FILE *f)
 	}
 	fputs("\t\t'keys:list, add and remove public keys'\n\t)\n"
 	      "\t_arguments -C $global '1:command:->command' '*::argument:->argument'\n"
-	      "\tif [[ $state == command ]]; then\n\t\t_describe command commands\n\t\treturn\n\tfi\n"
+	      "\tif [[ $state == command ]]; then\n\t\t_describe command "
+	      "commands\n\t\treturn\n\tfi\n"
 	      "\tlocal name=$line[1]\n"
 	      "\tif [[ $name == keys ]]; then\n"
 	      "\t\tif (( CURRENT == 2 )); then compadd list add remove; return; fi\n"

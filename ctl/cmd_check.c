@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * check: the capability check of this host, with the agent's word where it answers.
+ *
+ * Trust: runs as the operator, read only.
+ */
+#include "ctl/api.h"
+#include "ctl/check.h"
+
+#define HOST_TIMEOUT_MS 2000
+
+/* Fills in what the agent knows; its absence is a finding and no failure. */
+static void ask_agent(struct ctl *c, struct check_env *env, struct api_reply *reply)
+{
+	enum ctl_exit r;
+	struct api *api = ctl_api(c, &r);
+	const json_t *accel;
+
+	if (!api || api_call(api, "GET", "/v1/host", NULL, HOST_TIMEOUT_MS, reply) != CTL_OK)
+		return;
+	env->agent_answers = true;
+	accel = json_object_get(reply->data, "accel");
+	env->accel_choice = json_string_value(json_object_get(accel, "choice"));
+	env->accel_reason = json_string_value(json_object_get(accel, "reason"));
+}
+
+enum ctl_exit cmd_check(struct ctl *c)
+{
+	_cleanup_reply_ struct api_reply reply = {0};
+	_cleanup_(check_report_done) struct check_report report = {0};
+	struct check_env env;
+	size_t failures;
+
+	check_env_real(&env);
+	if (env.root_fd < 0)
+		return ctl_fail(c, CTL_FAILED, "cannot open /: %s", strerror(errno));
+	if (ctl_value(c, OPT_IMAGES_DIR))
+		env.images_dir = ctl_value(c, OPT_IMAGES_DIR);
+	ask_agent(c, &env, &reply);
+	check_all(&env, &report);
+	(void)safe_close(env.root_fd);
+	failures = check_count(&report, CHECK_FAIL);
+	if (c->json) {
+		json_t *json = check_to_json(&report);
+
+		ctl_print_json(json);
+		json_decref(json);
+	} else {
+		check_print(&report, stdout, c->color_out);
+	}
+	return failures ? CTL_FAILED : CTL_OK;
+}
