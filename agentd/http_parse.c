@@ -182,7 +182,7 @@ static int parse_version(struct reader *r, const char *begin, const char *end)
 	    begin[5] < '0' || begin[5] > '9' || begin[7] < '0' || begin[7] > '9')
 		return fail(r->err, 400, "invalid request line");
 	if (begin[5] != '1' || begin[7] > '1')
-		return fail(r->err, 505, "only HTTP/1.0 and HTTP/1.1 are spoken here");
+		return fail(r->err, 505, "HTTP version not supported");
 	r->head->minor = (uint8_t)(begin[7] - '0');
 	return 0;
 }
