@@ -1,4 +1,4 @@
-# shellcheck shell=bash disable=SC2154
+# shellcheck shell=bash disable=SC2154,SC2034,SC2016
 # SPDX-License-Identifier: Apache-2.0
 # The stages of tests/run, in order. Sourced by it: pass, fail, skip, check, count_lines, $top.
 
@@ -39,7 +39,7 @@ build_asan() {
 
 # meson_tests PREFIX DIR: runs all tests of a build directory and counts each one.
 meson_tests() {
-	local prefix=$1 dir=$2 line name result
+	local prefix=$1 dir=$2 name result
 	meson test -C "$dir" --no-rebuild --print-errorlogs --timeout-multiplier 4 \
 		>"$results/meson.out" 2>&1
 	while IFS=$'\t' read -r name result; do

@@ -1,0 +1,554 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The end-to-end cases. Each takes a running Suite; a group shares one suite and runs in order."""
+import contextlib
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+
+from lib import DAEMONS, Suite, proc_status
+
+CAP_CHOWN, CAP_KILL = 1 << 0, 1 << 5
+
+
+def wait_for(what, condition, timeout=20.0):
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.05)
+    raise AssertionError(f"not in {timeout} s: {what}")
+
+
+# ---- life: one instance through the bare paths, as a client of the replaced agents sees it ---------------
+class Life:
+    def __init__(self, suite):
+        self.s = suite
+        self.id = None
+
+    def bare(self, method, body=None, query=""):
+        return self.s.tcp(method, "/instances" + query, body, self.s.secret)
+
+    def create(self):
+        answer = self.bare("POST", {"cpus": "2", "memory": "1G", "ssh_enabled": True,
+                                    "ports": {"8080": "auto"}, "storage_gb": 4})
+        assert answer.data["success"] is True, answer.raw
+        assert set(answer.data["ports"]) == {"22", "8080"}, answer.raw
+        assert all(isinstance(p, str) and 1024 <= int(p) <= 65535 for p in answer.data["ports"].values())
+        self.id = self.bare("GET").data["instance_id"]
+        assert self.bare("POST", {}).status == 409, "a second create on the bare path must conflict"
+
+    def becomes_running(self):
+        seen = self.s.wait(self.id, "running")
+        assert seen["status"] == "running" and seen["ports"]["22"] == str(seen["ssh"]["port"]), seen
+
+    def key_and_login(self):
+        _, public = self.s.key()
+        added = self.s.tcp("POST", "/ssh", {"ssh_pubkey": public}, self.s.secret)
+        assert added.status == 200, added.raw
+        again = self.s.tcp("POST", "/ssh", {"ssh_pubkey": public}, self.s.secret)
+        assert again.status == 200, "adding a key twice is no error"
+        assert len(self.s.tcp("GET", "/ssh", None, self.s.secret).data["keys"]) == 1
+        out = self.s.ssh(self.id, "id -un; nproc; echo kept >/root/kept; sync").stdout.split()
+        assert out == ["root", "2"], out
+
+    def disk_has_the_size_asked_for(self):
+        blocks = int(self.s.ssh(self.id, "df -B1 --output=size / | tail -n 1").stdout)
+        assert 3.5 * 2**30 < blocks <= 4 * 2**30, f"root file system of {blocks} bytes"
+
+    def wrong_keys_and_passwords_are_refused(self):
+        self.s.key("stranger")
+        refused = self.s.ssh(self.id, "true", key="stranger", check=False)
+        assert refused.returncode != 0 and "Permission denied (publickey)" in refused.stderr, refused.stderr
+
+    def host_key_is_the_pinned_one(self):
+        info = self.s.status(self.id)["ssh"]
+        scan = subprocess.run(["ssh-keyscan", "-T", "20", "-t", "ed25519,rsa,ecdsa", "-p", str(info["port"]),
+                               "127.0.0.1"], capture_output=True, text=True, check=True).stdout
+        keys = {" ".join(line.split()[1:3]) for line in scan.splitlines() if not line.startswith("#")}
+        assert keys == {" ".join(info["host_key"].split()[:2])}, (keys, info)
+
+    def removed_key_no_longer_works(self):
+        _, other = self.s.key("other")
+        self.s.tcp("POST", "/ssh", {"ssh_pubkey": other}, self.s.secret).data
+        self.s.ssh(self.id, "true", key="other")
+        self.s.tcp("DELETE", "/ssh", {"ssh_pubkey": other}, self.s.secret).data
+        assert self.s.ssh(self.id, "true", key="other", check=False).returncode != 0
+        self.s.ssh(self.id, "true")
+
+    def logs_show_the_console(self):
+        assert "logs" in self.bare("GET", query="?logs=true").data
+        assert "Linux" in self.s.console(self.id) or "debian" in self.s.console(self.id).lower(), \
+            self.s.console(self.id)[-400:]
+
+    def console_answers(self):
+        """A line typed into the console comes back: the serial line works both ways."""
+        sock = socket.socket(socket.AF_UNIX)
+        sock.settimeout(30)
+        sock.connect(self.s.ctl_socket)
+        with contextlib.closing(sock):
+            sock.sendall(f"GET /v1/instances/{self.id}/console HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\n"
+                         "Upgrade: qudata-console\r\n\r\n".encode())
+            data = b""
+            while b"\r\n\r\n" not in data:
+                data += sock.recv(1000)
+            assert data.startswith(b"HTTP/1.1 101"), data[:100]
+            self.s.ssh(self.id, "(sleep 1; echo e2e-marker-$((40 + 2)) >/dev/ttyS0) >/dev/null 2>&1 &")
+            deadline = time.monotonic() + 30
+            while b"e2e-marker-42" not in data and time.monotonic() < deadline:
+                data += sock.recv(1000)
+            assert b"e2e-marker-42" in data, data[-300:]
+
+    def guest_reboot_is_noticed(self):
+        generation = self.s.vm_pids()
+        with contextlib.suppress(AssertionError, subprocess.TimeoutExpired):
+            self.s.ssh(self.id, "systemctl reboot", timeout=30)
+        self.s.wait(self.id, "rebooting", timeout=60)
+        self.s.wait(self.id, "running")
+        assert self.s.vm_pids() == generation, "a guest's own reboot must not replace QEMU"
+
+    def stop_start_keep_the_disk(self):
+        assert self.bare("PUT", {"action": "stop"}).status == 200
+        self.s.wait(self.id, "paused", timeout=90)
+        assert self.s.vm_pids() == {}, "a stopped instance has no QEMU"
+        assert self.bare("PUT", {"action": "stop"}).status == 200, "stop of a stopped one is no error"
+        assert self.bare("PUT", {"command": "start"}).status == 200
+        self.s.wait(self.id, "running")
+        assert self.s.ssh(self.id, "cat /root/kept").stdout == "kept\n"
+
+    def restart(self):
+        before = self.s.vm_pids()
+        assert self.bare("PUT", {"action": "restart"}).status == 200
+        self.s.wait(self.id, "rebooting", timeout=60)
+        self.s.wait(self.id, "running")
+        assert self.s.vm_pids().keys() != before.keys()
+        assert self.s.ssh(self.id, "cat /root/kept").stdout == "kept\n"
+
+    def delete_leaves_nothing(self):
+        assert self.bare("DELETE").status == 200
+        self.s.wait(self.id, "destroyed", timeout=90)
+        assert self.bare("DELETE").status == 200, "DELETE is idempotent"
+        assert self.s.vm_pids() == {} and self.s.vm_pids("passt") == {}
+        left = [p for top in ("lib/helper/vms", "run/vm", "lib/mon/guests", "run/mon")
+                for p in (self.s.root / top).rglob(f"*{self.id}*")]
+        assert left == [], left
+
+
+def life(report, suite):
+    case = Life(suite)
+    for step in ("create", "becomes_running", "key_and_login", "disk_has_the_size_asked_for",
+                 "wrong_keys_and_passwords_are_refused", "host_key_is_the_pinned_one",
+                 "removed_key_no_longer_works", "logs_show_the_console", "console_answers",
+                 "guest_reboot_is_noticed", "stop_start_keep_the_disk", "restart", "delete_leaves_nothing"):
+        if not report.run(f"life/{step}", getattr(case, step)):
+            break
+
+
+# ---- api: requests that are wrong change nothing ---------------------------------------------------------
+def authentication(s):
+    assert s.tcp("GET", "/ping").status == 200
+    assert s.tcp("GET", "/ping").json == {"ok": True, "data": None}
+    for path in ("/instances", "/ssh", "/v1/instances", "/v1/host", "/nothing"):
+        assert s.tcp("GET", path).status == 401, path
+        assert s.tcp("GET", path, secret="sk-wrong").status == 403, path
+        assert s.tcp("GET", path, secret=s.secret + "x").status == 403, path
+    assert s.secret.startswith("sk-")
+    assert (s.root / "lib/agentd/secret").stat().st_mode & 0o777 == 0o600
+
+
+BAD_REQUESTS = [
+    ({"cpus": "0"}, "cpus"), ({"cpus": "many"}, "cpus"), ({"cpus": -1}, "cpus"), ({"cpus": 100000}, "cpus"),
+    ({"memory": "8X"}, "memory"), ({"memory": "8G,foo=bar"}, "memory"), ({"memory": "1M"}, "memory"),
+    ({"memory": {}}, "memory"), ({"memory": "99999999999999999999G"}, "memory"),
+    ({"storage_gb": "x"}, "storage_gb"), ({"storage_gb": -3}, "storage_gb"), ({"disk_size_gb": []}, "disk_size_gb"),
+    ({"ports": {"70000": "auto"}}, "ports"), ({"ports": {"22": "x,romfile=/etc/shadow"}}, "ports"),
+    ({"ports": {"80": "80"}}, "ports"), ({"ports": "22"}, "ports"), ({"ports": ["abc"]}, "ports"),
+    ({"ports": [{"container_port": 80, "proto": "sctp"}]}, "ports"), ({"ports": [{"remote_port": 20000}]}, "ports"),
+    ({"ports": {str(p): "auto" for p in range(1, 60)}}, "ports"),
+    ({"env_variables": {"A=B": "c"}}, "env_variables"), ({"env_variables": "x"}, "env_variables"),
+    ({"ssh_enabled": "maybe"}, "ssh_enabled"), ({"image": "../../etc"}, "image"), ({"image": 7}, "image"),
+    ({"command": ["x"]}, "command"), ({"gpu_addr": "01:00.0;rm"}, "gpu_addr"),
+]
+
+
+def bad_requests_name_the_field(s):
+    before = sorted(str(p) for p in s.root.rglob("*") if "log" not in p.parts)
+    for body, field in BAD_REQUESTS:
+        answer = s.post("/v1/instances", body)
+        assert 400 <= answer.status < 500, (body, answer.status, answer.raw)
+        assert field in answer.error, (body, answer.error)
+    for raw in ("", "{", "[]", "null", "7", '{"cpus":1,"cpus":2}', '{"a":' * 300 + "1" + "}" * 300, "\xff"):
+        answer = s.call("POST", "/v1/instances", raw)
+        assert answer.status == 400 and answer.error, (raw[:40], answer.status, answer.raw)
+    assert s.instances() == []
+    assert sorted(str(p) for p in s.root.rglob("*") if "log" not in p.parts) == before
+
+
+def wrong_paths_and_methods(s):
+    assert s.get("/v1/instances/0123456789abcdef").status == 404
+    assert s.get("/v1/instances/../../etc/passwd").status in (400, 404)
+    assert s.get("/v1/instances/%2e%2e%2f").status in (400, 404)
+    assert s.get("/nothing").status == 404
+    refused = s.call("PATCH", "/v1/instances")
+    assert refused.status in (405, 501), refused.status
+    refused = s.call("DELETE", "/v1/instances")
+    assert refused.status == 405 and "GET" in refused.headers.get("Allow", ""), refused.headers
+    assert s.put("/instances", {"action": "start"}).status in (404, 409)
+    assert s.get("/instances").status in (200, 404)
+
+
+def body_too_large(s):
+    answer = s.call("POST", "/v1/instances", '{"command":"' + "x" * (1 << 20) + '"}')
+    assert answer.status == 413, answer.status
+
+
+def bad_keys_are_refused(s):
+    instance = s.create()
+    path = f"/v1/instances/{instance}/ssh"
+    good = s.key()[1]
+    for key in ("", "ssh-ed25519", "ssh-ed25519 AAAA", good + "\n" + good, 'command="x" ' + good,
+                good.replace("ssh-ed25519", "ssh-rsa"), "ssh-dss " + good.split()[1], good + "\x1b[2J", "x" * 20000):
+        answer = s.post(path, {"ssh_pubkey": key})
+        assert answer.status == 400 and "ssh_pubkey" in answer.error, (key[:50], answer.raw[:200])
+    assert s.get(path).data["keys"] == []
+    s.delete(f"/v1/instances/{instance}").data
+    s.wait(instance, "destroyed", 90)
+
+
+def api(report, suite):
+    report.run("api/authentication", authentication, suite)
+    report.run("api/bad_requests_name_the_field", bad_requests_name_the_field, suite)
+    report.run("api/wrong_paths_and_methods", wrong_paths_and_methods, suite)
+    report.run("api/body_too_large", body_too_large, suite)
+    report.run("api/bad_keys_are_refused", bad_keys_are_refused, suite)
+
+
+# ---- boundary: what the processes hold, seen from /proc ----------------------------------------------------
+def four_users(s):
+    uids = {name: int(proc_status(s.pid(name))["Uid"].split()[0]) for name in DAEMONS}
+    assert len(set(uids.values())) == 4 and uids["vfio-helper"] == 0, uids
+
+
+def daemons_are_confined(s):
+    for name in DAEMONS:
+        pids = [s.pid(name)]
+        if name == "vfio-helper":
+            pids += children(s.pid(name))
+            assert len(pids) == 2, "the helper has one spawning child"
+        for pid in pids:
+            st = proc_status(pid)
+            assert st["Seccomp"] == "2" and st["NoNewPrivs"] == "1", (name, st["Seccomp"], st["NoNewPrivs"])
+            # An undumpable process's files in /proc belong to root.
+            assert os.stat(f"/proc/{pid}/environ").st_uid == 0, name
+            assert pathlib.Path(f"/proc/{pid}/limits").read_text().split("Max core file size")[1].split()[:2] == ["0", "0"]
+        caps = {k: int(proc_status(s.pid(name))[k], 16) for k in ("CapEff", "CapPrm", "CapInh", "CapAmb", "CapBnd")}
+        if name == "vfio-helper":
+            assert caps["CapEff"] & ~(CAP_CHOWN | CAP_KILL) == 0, hex(caps["CapEff"])
+            assert caps["CapBnd"] & ~(CAP_CHOWN | CAP_KILL) == 0, hex(caps["CapBnd"])
+        else:
+            assert set(caps.values()) == {0}, (name, caps)
+
+
+def children(pid):
+    return [int(p) for p in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def qemu_is_confined(s):
+    found = s.vm_pids()
+    assert found, "no QEMU to look at"
+    for pid, uid in found.items():
+        st = proc_status(pid)
+        assert uid != 0 and st["Seccomp"] == "2" and st["NoNewPrivs"] == "1", st
+        assert all(int(st[k], 16) == 0 for k in ("CapEff", "CapPrm", "CapInh", "CapBnd", "CapAmb")), st
+        assert st["Groups"].split() in ([], [st["Gid"].split()[0]]) or "kvm" in st["Groups"], st["Groups"]
+        environ = pathlib.Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        assert {e.split(b"=")[0] for e in environ if e} <= {b"PATH", b"LANG"}, environ
+        args = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        for must in (b"-nodefaults", b"-no-user-config"):
+            assert must in args, must
+        sandbox = args[args.index(b"-sandbox") + 1]
+        for part in (b"obsolete=deny", b"elevateprivileges=deny", b"spawn=deny", b"resourcecontrol=deny"):
+            assert part in sandbox, sandbox
+        for fd in pathlib.Path(f"/proc/{pid}/fd").iterdir():
+            target = os.readlink(fd)
+            assert not re.search(r"/(agentd|mon|helper\.sock|audit)", target.replace(str(s.root / "lib/helper/vms"), "")), target
+            assert "/etc/" not in target, target
+    st = s.vm_pids("passt")
+    assert len(st) == len(found), (st, found)
+    for pid in st:
+        assert proc_status(pid)["NoNewPrivs"] == "1"
+
+
+def other_users_cannot_reach_the_vm(s):
+    """agentd's user opens neither a VM's sockets nor its disk; a VM's user opens nothing of another's."""
+    vm = next((s.root / "run/vm").iterdir())
+    for path in (vm / "qmp.sock", vm / "console.sock"):
+        assert path.exists()
+        code = f"import socket;s=socket.socket(socket.AF_UNIX);s.connect({str(path)!r})"
+        for user in ("qudata", "qudata-frp", "qudata-vm1"):
+            tried = subprocess.run(["setpriv", "--reuid", user, "--regid", user, "--clear-groups", "python3", "-c", code],
+                                   capture_output=True, text=True, check=False)
+            assert "PermissionError" in tried.stderr, (user, path, tried.stderr)
+    for user in ("qudata", "qudata-mon", "qudata-vm0"):
+        for path in ("lib/helper", "lib/helper/vms", "lib/helper/audit.log"):
+            tried = subprocess.run(["setpriv", "--reuid", user, "--regid", user, "--clear-groups", "ls", "-l",
+                                    s.root / path / "." if path != "lib/helper/audit.log" else s.root / path],
+                                   capture_output=True, text=True, check=False)
+            assert tried.returncode != 0 and "denied" in tried.stderr, (user, path, tried)
+    tried = subprocess.run(["setpriv", "--reuid", "qudata", "--regid", "qudata", "--clear-groups", "cat",
+                            s.root / "lib/mon/management_key"], capture_output=True, text=True, check=False)
+    assert tried.returncode != 0
+
+
+def no_secret_is_visible(s):
+    secrets = [s.secret]
+    for path in (s.root / "lib/mon").rglob("*"):
+        if path.is_file():
+            secrets += re.findall(r"[A-Za-z0-9+/]{60,}", path.read_text(errors="replace"))[:1]
+    places = list((s.root / "log").glob("*"))
+    for pid in [s.pid(n) for n in DAEMONS] + list(s.vm_pids()) + list(s.vm_pids("passt")):
+        places += [pathlib.Path(f"/proc/{pid}/cmdline"), pathlib.Path(f"/proc/{pid}/environ")]
+    for place in places:
+        with contextlib.suppress(FileNotFoundError):
+            text = place.read_text(errors="replace")
+            for secret in secrets:
+                assert secret not in text, f"a secret is in {place}"
+            assert "PRIVATE KEY" not in text, place
+
+
+def audit_chain_holds(s):
+    log = s.root / "lib/helper/audit.log"
+    verify = [str(s.build / "ctl/qudatactl"), "audit", "verify", str(log)]
+    done = subprocess.run(verify, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    bad = s.scratch / "audit.log"
+    lines = log.read_bytes().splitlines(keepends=True)
+    assert len(lines) >= 4, "prepare, seed, start and more were audited"
+    for forged in (lines[:1] + lines[2:], lines[:2] + [lines[2].replace(b"0", b"1", 1)] + lines[3:]):
+        bad.write_bytes(b"".join(forged))
+        assert subprocess.run(verify[:-1] + [str(bad)], capture_output=True, check=False).returncode == 1
+
+
+# ---- isolation: from inside the guest -----------------------------------------------------------------------
+def host_addresses():
+    out = subprocess.run(["ip", "-4", "-o", "addr"], capture_output=True, text=True, check=True).stdout
+    return sorted(set(re.findall(r"inet ([0-9.]+)/", out)))
+
+
+GUEST_PROBE = r"""
+dev=$(ls /sys/class/net | grep -v lo | head -n 1)
+gw=$(ip -4 route show default | awk '{print $3}')
+ip addr del 127.0.0.1/8 dev lo 2>/dev/null
+ip route flush table local dev lo 2>/dev/null
+ip route add 127.0.0.0/8 via "$gw" dev "$dev" onlink 2>/dev/null
+sysctl -q -w "net.ipv4.conf.$dev.route_localnet=1" 2>/dev/null || echo 1 >"/proc/sys/net/ipv4/conf/$dev/route_localnet"
+for a in $gw @ADDRESSES@; do
+    if timeout 4 bash -c "exec 3<>/dev/tcp/$a/@PORT@ && printf 'GET /ping HTTP/1.1\r\nHost: x\r\n\r\n' >&3 && head -c 12 <&3" 2>/dev/null |
+            grep -q HTTP; then echo "REACHED $a"; else echo "closed $a"; fi
+done
+ip addr add 127.0.0.1/8 dev lo 2>/dev/null
+echo probed
+"""
+
+
+def probe_from_guest(s, instance):
+    script = GUEST_PROBE.replace("@PORT@", str(s.http_port)).replace("@ADDRESSES@", " ".join(host_addresses()))
+    done = s.ssh(instance, script, timeout=120)
+    assert "probed" in done.stdout, done.stdout + done.stderr
+    return done.stdout
+
+
+def guest_cannot_reach_the_host(s, instance):
+    s.add_key(instance)
+    seen = probe_from_guest(s, instance)
+    assert "REACHED" not in seen and "closed 127.0.0.1" in seen, seen
+
+
+def the_probe_can_fail(s, instance):
+    """The same probe with the firewall gone does reach agentd: so the test above proves the firewall."""
+    rules = subprocess.run(["nft", "list", "table", "inet", "qudata"], capture_output=True, text=True, check=True).stdout
+    subprocess.run(["nft", "delete", "table", "inet", "qudata"], check=True)
+    try:
+        seen = probe_from_guest(s, instance)
+        other = s.create()
+        stuck = s.wait(other, "error", 60)
+    finally:
+        subprocess.run(["nft", "-f", "-"], input=rules, text=True, check=True)
+    assert "REACHED 127.0.0.1" in seen, "passt has become safe by itself: " + seen
+    # And the helper refuses to start a VM when the firewall does not hold.
+    assert stuck["error"], stuck
+    assert len(s.vm_pids()) == 1
+    s.delete(f"/v1/instances/{other}").data
+    s.wait(other, "destroyed", 60)
+
+
+def boundary(report, suite):
+    instance = suite.create()
+    if not report.run("boundary/guest_runs", suite.wait, instance, "running"):
+        return
+    for case in (four_users, daemons_are_confined, qemu_is_confined, other_users_cannot_reach_the_vm,
+                 no_secret_is_visible, audit_chain_holds):
+        report.run(f"boundary/{case.__name__}", case, suite)
+    for case in (guest_cannot_reach_the_host, the_probe_can_fail):
+        report.run(f"boundary/{case.__name__}", case, suite, instance)
+    suite.delete(f"/v1/instances/{instance}")
+    report.run("boundary/clean_end", suite.wait, instance, "destroyed", 90)
+
+
+# ---- several instances side by side ---------------------------------------------------------------------------
+def several(report, suite):
+    def two_run():
+        a, b = suite.create(name="a"), suite.create(ports=["8080"])
+        for i in (a, b):
+            suite.wait(i, "running")
+            suite.add_key(i)
+            suite.ssh(i, f"echo {i} >/root/me")
+        ports = [suite.status(i)["ports"]["22"] for i in (a, b)]
+        assert len(set(ports)) == 2, ports
+        assert len(set(suite.vm_pids().values())) == 2, "each VM has its own user"
+        suite.delete(f"/v1/instances/{a}").data
+        suite.wait(a, "destroyed", 90)
+        assert suite.ssh(b, "cat /root/me").stdout.strip() == b, "one's end must not touch the other"
+        suite.delete(f"/v1/instances/{b}").data
+        suite.wait(b, "destroyed", 90)
+
+    def fixed_port_taken_twice():
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = 20000 + s.getsockname()[1] % 20000
+        a = suite.create(ports={"80": str(port)})
+        answer = suite.post("/v1/instances", {"ports": {"80": str(port)}})
+        assert answer.status == 409 and str(port) in answer.error, answer.raw
+        suite.delete(f"/v1/instances/{a}").data
+        suite.wait(a, "destroyed", 90)
+
+    report.run("several/two_run_side_by_side", two_run)
+    report.run("several/fixed_port_taken_twice", fixed_port_taken_twice)
+
+
+# ---- crash: kill -9 of every daemon at many moments ------------------------------------------------------------
+def killed_at_every_moment(suite, daemon, instance_fields=None):
+    """Kills the daemon again and again while an instance is made and booted: it must still become running."""
+    fields = {"cpus": "1", "memory": "512M", "ssh_enabled": True, **(instance_fields or {})}
+    suite.post("/v1/instances", fields).data
+    instance = suite.instances()[-1]["instance_id"]
+    for delay in (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6):
+        time.sleep(delay)
+        suite.kill(daemon)
+        suite.start(daemon)
+    suite.wait(instance, "running")
+    suite.add_key(instance)
+    suite.ssh(instance, "true")
+    assert len(suite.vm_pids()) == 1, f"one QEMU, not {suite.vm_pids()}"
+    return instance
+
+
+def killed_while_running(suite, instance):
+    """kill -9 of each daemon, and of all together, with a running guest: the VM never stops."""
+    before = suite.vm_pids()
+    boot = suite.ssh(instance, "cat /proc/sys/kernel/random/boot_id").stdout
+    for names in (["agentd"], ["vmmon"], ["vfio-helper"], ["frp-supervisor"], list(DAEMONS)):
+        for name in names:
+            suite.kill(name)
+        for name in ("vfio-helper", "vmmon", "frp-supervisor", "agentd"):
+            if name in names:
+                suite.start(name)
+        suite.wait(instance, "running", 60)
+        assert suite.vm_pids() == before, (names, suite.vm_pids(), before)
+        assert suite.ssh(instance, "cat /proc/sys/kernel/random/boot_id").stdout == boot, names
+        # Adopted, not only alive: each part still works on it.
+        suite.add_key(instance, f"after-{names[0]}-{len(names)}")
+        suite.ssh(instance, "true", key=f"after-{names[0]}-{len(names)}")
+
+
+def vm_killed(suite, instance):
+    """QEMU itself dies: said honestly, and a start brings the same disk back."""
+    suite.ssh(instance, "echo kept >/root/kept && sync")
+    for pid in suite.vm_pids():
+        os.kill(pid, signal.SIGKILL)
+    seen = suite.wait(instance, "error", 60)
+    assert "signal" in seen["error"] or "kill" in seen["error"].lower(), seen
+    suite.put(f"/v1/instances/{instance}", {"action": "start"}).data
+    suite.wait(instance, "running")
+    assert suite.ssh(instance, "cat /root/kept").stdout == "kept\n"
+
+
+def network_killed(suite, instance):
+    """passt dies: not silently a VM without network."""
+    for pid in suite.vm_pids("passt"):
+        os.kill(pid, signal.SIGKILL)
+    seen = suite.wait(instance, "error", 60)
+    assert seen["error"], seen
+    suite.put(f"/v1/instances/{instance}", {"action": "start"}).data
+    suite.wait(instance, "running")
+    suite.ssh(instance, "true")
+
+
+def host_reboot(suite, instance):
+    """What a reboot leaves: no process, an empty /run, another boot id."""
+    for name in DAEMONS:
+        suite.kill(name)
+    for pid in list(suite.vm_pids()) + list(suite.vm_pids("passt")):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    wait_for("the VM is gone", lambda: not suite.vm_pids())
+    for path in (suite.root / "run/vm").iterdir():
+        subprocess.run(["rm", "-rf", path], check=True)
+    fake = suite.scratch / "boot_id"
+    fake.write_text("11111111-2222-4333-8444-555555555555\n")
+    target = "/proc/sys/kernel/random/boot_id"
+    subprocess.run(["mount", "--bind", fake, target], check=True)
+    try:
+        for name in ("vfio-helper", "vmmon", "frp-supervisor", "agentd"):
+            suite.start(name)
+        seen = suite.wait(instance, "error", 60)
+        assert "reboot" in (seen["error"] + seen["detail"]).lower(), seen
+        suite.put(f"/v1/instances/{instance}", {"action": "start"}).data
+        suite.wait(instance, "running")
+        assert suite.ssh(instance, "cat /root/kept").stdout == "kept\n"
+    finally:
+        subprocess.run(["umount", target], check=True)
+
+
+def killed_while_deleting(suite, daemon):
+    instance = suite.create()
+    suite.wait(instance, "running")
+    killer = threading.Timer(0.15, lambda: (suite.kill(daemon), suite.start(daemon)))
+    killer.start()
+    with contextlib.suppress(OSError):
+        suite.delete(f"/v1/instances/{instance}")
+    killer.join()
+    if any(i["instance_id"] == instance and i["status"] != "destroyed" for i in suite.instances()):
+        suite.delete(f"/v1/instances/{instance}").data
+    suite.wait(instance, "destroyed", 120)
+    assert suite.vm_pids() == {}
+    assert not list((suite.root / "lib/helper/vms").glob(f"*{instance}*"))
+
+
+def crash(report, suite):
+    instance = None
+    for daemon in ("agentd", "vfio-helper", "vmmon"):
+        def one(daemon=daemon):
+            nonlocal instance
+            instance = killed_at_every_moment(suite, daemon)
+            if daemon != "vmmon":
+                suite.delete(f"/v1/instances/{instance}").data
+                suite.wait(instance, "destroyed", 90)
+        if not report.run(f"crash/{daemon}_killed_at_every_moment_of_a_boot", one):
+            return
+    for case in (killed_while_running, vm_killed, network_killed, host_reboot):
+        if not report.run(f"crash/{case.__name__}", case, suite, instance):
+            return
+    suite.delete(f"/v1/instances/{instance}").data
+    report.run("crash/clean_end", suite.wait, instance, "destroyed", 90)
+    for daemon in ("agentd", "vfio-helper"):
+        report.run(f"crash/{daemon}_killed_while_deleting", killed_while_deleting, suite, daemon)
+
+
+GROUPS = {"life": life, "api": api, "boundary": boundary, "several": several, "crash": crash}
+__all__ = ["GROUPS", "Suite"]
