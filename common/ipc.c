@@ -22,14 +22,18 @@ static int fill_address(const char *path, struct sockaddr_un *ret_sun)
 	return 0;
 }
 
-static int remove_stale(const char *path, struct err *reterr)
+static int remove_stale(const char *path, int type, struct err *reterr)
 {
+	_cleanup_close_ int fd = -EBADF;
 	struct stat st;
 
 	if (lstat(path, &st) < 0)
 		return errno == ENOENT ? 0 : err_errno(reterr, -errno, "cannot look at %s", path);
 	if (!S_ISSOCK(st.st_mode))
 		return err_set(reterr, -EEXIST, "%s exists and is no socket; remove it", path);
+	fd = ipc_connect(path, type);
+	if (fd >= 0 || fd == -EAGAIN || fd == -EPROTOTYPE) /* the latter two: it lives, too */
+		return err_set(reterr, -EADDRINUSE, "another process listens on %s; stop it", path);
 	if (unlink(path) < 0)
 		return err_errno(reterr, -errno, "cannot replace the socket %s", path);
 	return 0;
@@ -45,7 +49,7 @@ int ipc_listen(const char *path, int type, mode_t mode, gid_t gid, struct err *r
 	if (r < 0)
 		return err_set(reterr, r, "the socket path %s is too long (107 bytes at most)",
 			       path);
-	r = remove_stale(path, reterr);
+	r = remove_stale(path, type, reterr);
 	if (r < 0)
 		return r;
 	fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
