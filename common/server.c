@@ -113,7 +113,7 @@ static void answer(struct server *s, struct peer *peer, const struct ticket *tic
 		   enum proto_status status, const void *rep, struct fdlist *fds)
 {
 	const struct proto_op *op = proto_find(ticket->op_number);
-	bool ok = status == PROTO_OK;
+	bool ok = status == PROTO_OK && fds->n == op->rep_fds && op->check_rep(rep) == 0;
 	struct proto_header header = {
 		.op = ticket->op_number,
 		.kind = PROTO_REPLY,
@@ -122,6 +122,9 @@ static void answer(struct server *s, struct peer *peer, const struct ticket *tic
 		.len = ok ? (uint32_t)op->rep_size : 0,
 	};
 
+	/* A reply against its own row is the handler's mistake; the peer gets no part of it. */
+	if (!ok && (status == PROTO_OK || status >= PROTO_STATUS_COUNT))
+		header.status = PROTO_FAILED;
 	if (!ok)
 		fdlist_done(fds);
 	send_or_drop(s, peer, &header, rep, fds);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The serving side of the protocol: accepts the uids that have a role, decodes strictly, calls the
- * handler of the row, answers every request once. It owns no event loop: the daemon watches the
- * descriptors and calls in. A peer that breaks a rule, or does not read its answers, loses its
- * connection and nothing else.
+ * handler of the row, answers every request once (a reply that breaks its own declaration goes out
+ * as PROTO_FAILED). It owns no event loop: the daemon watches the descriptors and calls in. A peer
+ * that breaks a rule, or does not read its answers, loses its connection and nothing else.
  */
 #pragma once
 
