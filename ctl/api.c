@@ -215,7 +215,7 @@ static CURL *new_handle(struct api *api, const char *url)
 
 static const char *how_to_start(void)
 {
-	return "Start it with: systemctl start qudata-agentd.socket\n"
+	return "Start it with: systemctl start qudata-ctl.socket\n"
 	       "or, from a source tree: ./packaging/quickstart --keep";
 }
 

@@ -396,10 +396,10 @@ static void check_socket(const struct check_env *env, struct check_report *repor
 static void check_sockets(const struct check_env *env, struct check_report *report)
 {
 	static const char *const sockets[][2] = {
-		{"helper.sock", "qudata-vfio-helper"},
-		{"vmmon.sock", "qudata-vmmon"},
-		{"frp.sock", "qudata-frp-supervisor"},
-		{"ctl.sock", "qudata-agentd.socket"},
+		{"helper.sock", "qudata-helper.socket"},
+		{"vmmon.sock", "qudata-vmmon.socket"},
+		{"frp.sock", "qudata-frp.socket"},
+		{"ctl.sock", "qudata-ctl.socket"},
 	};
 
 	for (size_t i = 0; i < ARRAY_LEN(sockets); i++)

@@ -6,7 +6,6 @@
  */
 #include <inttypes.h>
 
-#include "ctl/create.h"
 #include "ctl/instance.h"
 #include "ctl/keyfile.h"
 #include "ctl/text.h"
@@ -94,7 +93,25 @@ static enum ctl_exit add_env_file(struct ctl *c, json_t *env, const char *path)
 	return CTL_OK;
 }
 
-json_t *create_request(struct ctl *c, enum ctl_exit *ret_code)
+/* Options whose text goes into the request as it is; others are none of its business. */
+static enum ctl_exit add_text(struct ctl *c, json_t *body, const struct ctl_given *given)
+{
+	static const struct {
+		enum ctl_opt id;
+		const char *key;
+	} texts[] = {{OPT_NAME, "name"}, {OPT_IMAGE, "image"}, {OPT_COMMAND, "command"}};
+
+	for (size_t i = 0; i < ARRAY_LEN(texts); i++) {
+		if (texts[i].id != given->id)
+			continue;
+		if (json_object_set_new(body, texts[i].key, json_string(given->value)) < 0)
+			return ctl_fail(c, CTL_USAGE, "--%s: not UTF-8 text", texts[i].key);
+	}
+	return CTL_OK;
+}
+
+/* The body of POST /v1/instances (owned by the caller), or NULL with the failure reported. */
+static json_t *create_request(struct ctl *c, enum ctl_exit *ret_code)
 {
 	json_t *body = json_object(), *ports = json_array(), *env = json_object();
 	enum ctl_exit r = add_size(c, body);
@@ -108,9 +125,8 @@ json_t *create_request(struct ctl *c, enum ctl_exit *ret_code)
 			r = add_env(c, env, "--env", value);
 		else if (c->given[i].id == OPT_ENV_FILE)
 			r = add_env_file(c, env, value);
-		else if (c->given[i].id == OPT_IMAGE || c->given[i].id == OPT_COMMAND)
-			json_object_set_new(body, c->given[i].id == OPT_IMAGE ? "image" : "command",
-					    json_string(value));
+		else
+			r = add_text(c, body, &c->given[i]);
 	}
 	if (json_array_size(ports) > 0)
 		json_object_set(body, "ports", ports);

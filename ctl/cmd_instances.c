@@ -332,10 +332,10 @@ enum ctl_exit cmd_wait(struct ctl *c)
 	if (!state)
 		state = "running";
 	if (!is_state(state))
-		return ctl_fail(c, CTL_USAGE, "--state: no such state: %s", state);
+		return ctl_fail(c, CTL_USAGE, "--for: no such state: %s", state);
 	r = instance_pick(c, ctl_arg(c, 0), id);
 	if (r == CTL_OK)
-		r = instance_wait(c, id, state, timeout_s, isatty(STDERR_FILENO), &json);
+		r = instance_wait(c, id, state, timeout_s, /* progress= */ true, &json);
 	if (r == CTL_OK && c->json)
 		ctl_print_json(json ? json : json_null());
 	json_decref(json);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * version and completion.
+ * host, version and completion.
  *
  * Trust: runs as the operator; reads the agent's answer.
  */
@@ -8,6 +8,49 @@
 #include "ctl/text.h"
 
 #define VERSION_TIMEOUT_MS 3000
+
+/* "a.b  value" for each leaf of @json. */
+static void print_leaves(const json_t *json, const char *prefix)
+{
+	const char *key;
+	json_t *value;
+
+	json_object_foreach ((json_t *)json, key, value) {
+		_cleanup_free_ char *safe = text_safe(key), *text = NULL;
+		char name[256];
+
+		snprintf(name, sizeof(name), "%s%s%s", prefix, *prefix ? "." : "", safe);
+		if (json_is_object(value)) {
+			print_leaves(value, name);
+			continue;
+		}
+		if (json_is_string(value))
+			text = text_safe(json_string_value(value));
+		else
+			text = json_dumps(value, JSON_ENCODE_ANY | JSON_ENSURE_ASCII);
+		printf("%-24s %s\n", name, text ? text : "");
+	}
+}
+
+enum ctl_exit cmd_host(struct ctl *c)
+{
+	_cleanup_reply_ struct api_reply reply = {0};
+	enum ctl_exit r = CTL_FAILED;
+	struct api *api = ctl_api(c, &r);
+
+	if (!api)
+		return r;
+	r = api_call(api, "GET", "/v1/host", NULL, API_TIMEOUT_MS, &reply);
+	if (r != CTL_OK)
+		return ctl_fail(c, r, "%s", reply.error);
+	if (!json_is_object(reply.data))
+		return ctl_fail(c, CTL_FAILED, "the agent's answer describes no host");
+	if (c->json)
+		ctl_print_json(reply.data);
+	else
+		print_leaves(reply.data, "");
+	return CTL_OK;
+}
 
 enum ctl_exit cmd_version(struct ctl *c)
 {

@@ -44,6 +44,7 @@ static const struct ctl_option check_options[] = {
 };
 
 static const struct ctl_option create_options[] = {
+	{OPT_NAME, 'n', "name", "NAME", "a name to find it by", CTL_COMPLETE_NONE, NULL},
 	{OPT_CPUS, 'c', "cpus", "N", "virtual CPUs", CTL_COMPLETE_NONE, NULL},
 	{OPT_MEMORY, 'm', "memory", "SIZE", "memory (8G, 512M)", CTL_COMPLETE_NONE, NULL},
 	{OPT_DISK, 'd', "disk", "SIZE", "disk, in whole GiB (50G)", CTL_COMPLETE_NONE, NULL},
@@ -73,7 +74,7 @@ static const struct ctl_option delete_options[] = {
 };
 
 static const struct ctl_option wait_options[] = {
-	{OPT_STATE, 's', "state", "STATE", "the state to wait for (default running)",
+	{OPT_STATE, 's', "for", "STATE", "the state to wait for (default running)",
 	 CTL_COMPLETE_WORDS, STATE_WORDS},
 	OPTION_TIMEOUT,
 };
@@ -153,7 +154,8 @@ const struct ctl_command ctl_commands[] = {
 	{.name = "wait",
 	 .args = "[ID]",
 	 .summary = "wait until an instance reaches a state",
-	 .help = "Exits with 5 when the time is up, and with 1 when the instance failed or went "
+	 .help = "Each step on the way is shown on standard error. Exits with 5 when the time is "
+		 "up, and with 1 when the instance failed or went "
 		 "away "
 		 "first.",
 	 OPTIONS(wait_options),
@@ -213,6 +215,11 @@ const struct ctl_command ctl_commands[] = {
 	 .max_args = 2,
 	 .complete = CTL_COMPLETE_FILE,
 	 .run = cmd_keys_remove},
+	{.name = "host",
+	 .args = "",
+	 .summary = "show what the agent says about this host",
+	 .help = "Its version, its limits, and how guests are run.",
+	 .run = cmd_host},
 	{.name = "version",
 	 .args = "",
 	 .summary = "show the versions of this tool and of the agent",

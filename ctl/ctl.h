@@ -42,6 +42,7 @@ enum ctl_opt {
 	OPT_SOCKET,
 	OPT_URL,
 	OPT_SECRET_FILE,
+	OPT_NAME,
 	OPT_CPUS,
 	OPT_MEMORY,
 	OPT_DISK,
@@ -162,5 +163,6 @@ enum ctl_exit cmd_logs(struct ctl *c);
 enum ctl_exit cmd_keys_list(struct ctl *c);
 enum ctl_exit cmd_keys_add(struct ctl *c);
 enum ctl_exit cmd_keys_remove(struct ctl *c);
+enum ctl_exit cmd_host(struct ctl *c);
 enum ctl_exit cmd_version(struct ctl *c);
 enum ctl_exit cmd_completion(struct ctl *c);

@@ -185,8 +185,8 @@ enum ctl_exit instance_pick(struct ctl *c, const char *arg, char ret_id[static P
 	enum ctl_exit r = CTL_FAILED;
 	struct api *api;
 
-	if (arg && !parse_is_name(arg))
-		return ctl_fail(c, CTL_USAGE, "not an instance id: %s", arg);
+	if (arg && !parse_is_ref(arg))
+		return ctl_fail(c, CTL_USAGE, "not an instance's id or name: %s", arg);
 	if (arg && parse_is_full_id(arg)) {
 		snprintf(ret_id, PARSE_NAME_MAX + 1, "%s", arg);
 		return CTL_OK;

@@ -8,10 +8,11 @@
 
 #include <ctype.h>
 
-#define SECONDS_MAX    86400
-#define SIZE_MIB_MAX   (64u * 1024 * 1024)
-#define KEY_LINE_MAX   16384
-#define KEY_BASE64_MIN 32
+#include "common/pubkey.h"
+
+#define REF_MAX      63
+#define SECONDS_MAX  86400
+#define SIZE_MIB_MAX (64u * 1024 * 1024)
 
 /* Reads digits at @s up to @high; @ret_end is the first character after them. */
 static int parse_digits(const char *s, uint32_t high, const char **ret_end, uint32_t *ret_value)
@@ -100,6 +101,18 @@ bool parse_is_name(const char *s)
 	       strspn(s, "abcdefghijklmnopqrstuvwxyz0123456789-") == len;
 }
 
+bool parse_is_ref(const char *s)
+{
+	size_t len = strlen(s);
+
+	if (len < 1 || len > REF_MAX)
+		return false;
+	for (size_t i = 0; i < len; i++)
+		if (!isalnum((unsigned char)s[i]) && !strchr("._-", s[i]))
+			return false;
+	return true;
+}
+
 bool parse_is_full_id(const char *s)
 {
 	return strlen(s) == 16 && strspn(s, "0123456789abcdef") == 16;
@@ -159,60 +172,27 @@ int parse_env(const char *s, json_t *env)
 	return json_object_set_new(env, key, json_string(value)) == 0 ? 0 : -EINVAL;
 }
 
-static bool is_key_type(const char *s, size_t len)
-{
-	static const char *const types[] = {
-		"ssh-ed25519",
-		"ssh-rsa",
-		"ecdsa-sha2-nistp256",
-		"ecdsa-sha2-nistp384",
-		"ecdsa-sha2-nistp521",
-		"sk-ssh-ed25519@openssh.com",
-		"sk-ecdsa-sha2-nistp256@openssh.com",
-	};
-
-	for (size_t i = 0; i < ARRAY_LEN(types); i++)
-		if (strlen(types[i]) == len && memcmp(types[i], s, len) == 0)
-			return true;
-	return false;
-}
-
-static size_t base64_span(const char *s)
-{
-	size_t n = 0;
-
-	while (isalnum((unsigned char)s[n]) || s[n] == '+' || s[n] == '/')
-		n++;
-	while (s[n] == '=')
-		n++;
-	return n;
-}
-
 int parse_public_key(const char *text, char **ret_line)
 {
-	const char *blob;
-	size_t len, blob_len;
+	struct err err = {0};
+	struct pubkey key;
+	size_t len;
+	int r;
 
-	text += strspn(text, " \t\r\n");
 	if (strstr(text, "PRIVATE KEY-----"))
 		return -EPERM;
+	text += strspn(text, " \t\r\n");
 	len = strlen(text);
-	while (len > 0 && isspace((unsigned char)text[len - 1]))
+	while (len > 0 && strchr(" \t\r\n", text[len - 1]))
 		len--;
-	if (len > KEY_LINE_MAX)
-		return -ERANGE;
-	for (size_t i = 0; i < len; i++)
-		if ((unsigned char)text[i] < 0x20 || text[i] == 0x7f)
-			return -EINVAL;
-	blob = memchr(text, ' ', len);
-	if (!blob || !is_key_type(text, (size_t)(blob - text)))
-		return -EINVAL;
-	blob++;
-	blob_len = base64_span(blob);
-	if (blob_len < KEY_BASE64_MIN || (blob + blob_len < text + len && blob[blob_len] != ' '))
-		return -EINVAL;
-	*ret_line = strndup(text, len);
-	return *ret_line ? 0 : -ENOMEM;
+	r = pubkey_parse(text, len, &key, &err);
+	if (r < 0)
+		return r == -E2BIG ? -ERANGE : -EINVAL;
+	if (asprintf(ret_line, "%.*s %.*s%s%.*s", (int)key.type_len, key.type, (int)key.base64_len,
+		     key.base64, key.comment ? " " : "", key.comment ? (int)key.comment_len : 0,
+		     key.comment ? key.comment : "") < 0)
+		return -ENOMEM;
+	return 0;
 }
 
 /* Length of "type base64" in @line, and where the comment begins. */

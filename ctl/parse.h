@@ -25,6 +25,8 @@ int parse_size_mib(const char *s, uint32_t *ret_mib);
 int parse_seconds(const char *s, uint32_t *ret_seconds);
 /* Whether @s may name an instance on the wire: [a-z0-9-]{1,32}. */
 bool parse_is_name(const char *s);
+/* Whether @s may be typed for an instance: an id's beginning or a name, [A-Za-z0-9._-]{1,63}. */
+bool parse_is_ref(const char *s);
 /* Whether @s is a full instance id: 16 lowercase hexadecimal digits. */
 bool parse_is_full_id(const char *s);
 
@@ -44,8 +46,9 @@ int parse_port(const char *s, struct parse_port *ret_port);
 int parse_env(const char *s, json_t *env);
 
 /*
- * One public key line "type base64 [comment]". Leading and trailing white space is taken away.
- * @ret_line is owned by the caller. -EPERM: a private key, which must never be sent anywhere.
+ * One public key, by the rules of common/pubkey.h, white space around it allowed. @ret_line (owned
+ * by the caller) is its one form, "type base64[ comment]". -EPERM: a private key, which must never
+ * be sent anywhere.
  */
 int parse_public_key(const char *text, char **ret_line);
 /* The key's comment inside a line accepted by parse_public_key(), or "". */

@@ -83,13 +83,16 @@ static void bash_option_words(FILE *f, const struct ctl_option *options, size_t 
 		fprintf(f, " --%s", options[i].name);
 }
 
-static void bash_values(FILE *f, const struct ctl_option *options, size_t n)
+/* @done has a bit for each option that commands share and that was printed for an earlier one. */
+static void bash_values(FILE *f, const struct ctl_option *options, size_t n, uint64_t *done)
 {
 	for (size_t i = 0; i < n; i++) {
 		const struct ctl_option *o = &options[i];
+		uint64_t bit = UINT64_C(1) << (o->id - OPT_HELP);
 
-		if (!o->arg)
+		if (!o->arg || (*done & bit))
 			continue;
+		*done |= bit;
 		fprintf(f, "\t--%s)\n", o->name);
 		if (o->complete == CTL_COMPLETE_FILE)
 			fputs("\t\tCOMPREPLY=($(compgen -f -- \"$cur\"))\n", f);
@@ -134,6 +137,8 @@ static void bash_command(FILE *f, const struct ctl_command *cmd)
 
 void ctl_completion_bash(FILE *f)
 {
+	uint64_t done = 0;
+
 	fputs("# bash completion for qudatactl, made from its command table\n\n"
 	      "_qudatactl_ids()\n{\n"
 	      "\tqudatactl list --quiet 2>/dev/null | awk 'NR > 1 { print $1 }'\n}\n\n"
@@ -143,9 +148,9 @@ void ctl_completion_bash(FILE *f)
 	      "\tCOMPREPLY=()\n"
 	      "\tcase $prev in\n",
 	      f);
-	bash_values(f, ctl_global_options, ctl_n_global_options);
+	bash_values(f, ctl_global_options, ctl_n_global_options, &done);
 	for (size_t i = 0; i < ctl_n_commands; i++)
-		bash_values(f, ctl_commands[i].options, ctl_commands[i].n_options);
+		bash_values(f, ctl_commands[i].options, ctl_commands[i].n_options, &done);
 	fputs("\tesac\n"
 	      "\tfor ((i = 1; i < COMP_CWORD; i++)); do\n"
 	      "\t\tif [[ -n $skip ]]; then skip=; continue; fi\n"
