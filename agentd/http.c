@@ -25,11 +25,10 @@
 enum {
 	READ_BUF_SIZE = 4096,   /* what a connection reads into until it needs more */
 	REPLY_BUF_SIZE = 4096,  /* a reply that fits is sent in one piece from the stack */
-	REPLY_HEAD_MAX = 512,   /* the server's own part of a reply head */
 	REPLY_EXTRA_MAX = 1024, /* fields added by http_reply_header() */
 	ACCEPT_BURST = 16,      /* connections accepted before others get their turn */
-	LINGER_MS = 2000,       /* how long a refused client may go on sending, unread, */
-	LINGER_BYTES = 1 << 20, /* and how much: closing on unread bytes would destroy the answer */
+	LINGER_MS = 2000,       /* how long a client may go on sending, unread, */
+	LINGER_BYTES = 1 << 20, /* and how much, after the last answer */
 	ACCEPT_RETRY_MS = 1000, /* pause of a listener when descriptors or memory ran out */
 	BODY_MAX_DEFAULT = 256 * 1024,
 };
@@ -453,11 +452,13 @@ static void conn_sent(struct http_conn *c)
 			conn_close(c);
 		return;
 	}
-	if (c->linger_left == 0 || shutdown(c->fd, SHUT_WR) < 0) {
+	/* Closing on bytes not read would send a reset, which may overtake the answer. */
+	if (shutdown(c->fd, SHUT_WR) < 0) {
 		conn_close(c);
 		return;
 	}
 	conn_drop_buf(c);
+	c->linger_left = LINGER_BYTES;
 	conn_enter(c, PHASE_LINGER);
 	if (conn_watch(c, EV_READ) < 0)
 		conn_close(c);
@@ -484,9 +485,6 @@ static void conn_reply(struct http_conn *c, const struct reply *reply)
 	iov[0].iov_len = (size_t)(t.at - buf);
 	r = conn_send(c, iov);
 	c->keep = reply->keep;
-	/* Unread bytes of the client would turn the close into a reset that overtakes the answer.
-	 */
-	c->linger_left = req && req->complete ? 0 : LINGER_BYTES;
 	c->scan = (struct http_scan){0};
 	if (req) {
 		c->start += req->complete ? req->taken : 0;
@@ -875,9 +873,16 @@ static int conn_new(struct http_listener *l, int fd)
 /* Says whether there is, or could be made, room for one more connection. */
 static bool listener_has_room(struct http_listener *l)
 {
-	if (l->n_conns >= l->max_conns && TAILQ_FIRST(&l->conns[PHASE_IDLE]))
-		conn_close(TAILQ_FIRST(&l->conns[PHASE_IDLE]));
-	return l->n_conns < l->max_conns;
+	struct http_conn *over = TAILQ_FIRST(&l->conns[PHASE_LINGER]);
+
+	if (l->n_conns < l->max_conns)
+		return true;
+	if (!over)
+		over = TAILQ_FIRST(&l->conns[PHASE_IDLE]);
+	if (!over)
+		return false;
+	conn_close(over);
+	return true;
 }
 
 /* Stops accepting until a connection ends, or @retry_ms at the latest. */

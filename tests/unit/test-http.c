@@ -232,6 +232,23 @@ static void test_expect_continue(void **state _unused_)
 	end(fd);
 }
 
+/* More than one read behind the last request must not reset the connection under its answer. */
+static void test_close_is_no_reset(void **state _unused_)
+{
+	static char text[16384] = "GET /x HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+	char more[16];
+	int fd;
+
+	start(4);
+	fd = rig_connect(&probe.rig);
+	memset(text + strlen(text), 'x', sizeof(text) - strlen(text));
+	rig_send(&probe.rig, fd, text, sizeof(text), SIZE_MAX);
+	assert_int_equal(rig_status(hear(fd)), 200);
+	assert_int_equal(recv(fd, more, sizeof(more), 0), 0);
+	assert_int_equal(probe.handled, 1);
+	end(fd);
+}
+
 /* What is sent after an early answer is swallowed, and the answer arrives in spite of it. */
 static void test_early_answer_lingers(void **state _unused_)
 {
@@ -588,6 +605,7 @@ int main(void)
 		cmocka_unit_test(test_chunked_body),
 		cmocka_unit_test(test_large_body),
 		cmocka_unit_test(test_expect_continue),
+		cmocka_unit_test(test_close_is_no_reset),
 		cmocka_unit_test(test_early_answer_lingers),
 		cmocka_unit_test(test_late_reply_in_order),
 		cmocka_unit_test(test_cancel),
