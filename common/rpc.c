@@ -25,6 +25,8 @@ int rpc_connect(struct rpc *rpc, const char *path)
 
 	if (rpc->fd >= 0)
 		return -EISCONN;
+	if (rpc->closing)
+		return -EBUSY;
 	fd = ipc_connect(path, SOCK_SEQPACKET);
 	if (fd < 0)
 		return fd;
@@ -62,9 +64,11 @@ void rpc_close(struct rpc *rpc)
 	if (rpc->fd < 0)
 		return;
 	rpc->fd = safe_close(rpc->fd);
+	rpc->closing = true;
 	for (size_t i = 0; i < RPC_MAX_PENDING; i++)
 		if (rpc->pending[i].request_id != 0)
 			finish(&rpc->pending[i], PROTO_UNREACHABLE, NULL, &none);
+	rpc->closing = false;
 	if (rpc->config.on_close)
 		rpc->config.on_close(rpc->config.ctx);
 }
@@ -98,7 +102,9 @@ int rpc_call(struct rpc *rpc, uint32_t op_number, const void *req, int fd, uint3
 		return -ENOTCONN;
 	if (!slot)
 		return -EBUSY;
-	if (!op || op->is_event || op->req_fds != (fd >= 0 ? 1 : 0) || op->check_req(req) < 0)
+	if (!op || op->is_event || op->from != rpc->conn.self || op->to != rpc->conn.peer)
+		return -EBADMSG;
+	if (op->req_fds != (fd >= 0 ? 1 : 0) || op->check_req(req) < 0)
 		return -EBADMSG;
 	header.len = (uint32_t)op->req_size;
 	header.request_id = take_id(rpc);

@@ -43,13 +43,17 @@ struct rpc {
 	struct rpc_config config;
 	struct proto_conn conn;
 	int fd;
+	bool closing; /* the pending callbacks of the old connection still run */
 	uint32_t next_id;
 	struct rpc_pending pending[RPC_MAX_PENDING];
 };
 
 void rpc_init(struct rpc *rpc, const struct rpc_config *config);
 
-/* Connects to the peer's socket. A negative errno when nobody listens there. */
+/*
+ * Connects to the peer's socket. A negative errno when nobody listens there; -EBUSY in a callback
+ * that runs because the connection ended (connect again in or after on_close).
+ */
 int rpc_connect(struct rpc *rpc, const char *path);
 
 /* Ends the connection: every pending callback runs with PROTO_UNREACHABLE, then on_close. */
@@ -61,12 +65,16 @@ int rpc_fd(const struct rpc *rpc);
 /*
  * Sends a request. @req is of the type that @op_number declares, @fd a descriptor to go along or
  * negative (it stays the caller's). Returns 0 and later calls @fn, or returns a negative errno and
- * never does: -ENOTCONN, -EBUSY (too many pending), -EBADMSG (@req breaks its own declaration).
+ * never does: -ENOTCONN, -EBUSY (too many pending), -EBADMSG (@req breaks its own declaration, or
+ * the operation is none that this process may ask of that peer).
  */
 int rpc_call(struct rpc *rpc, uint32_t op_number, const void *req, int fd, uint32_t timeout_ms,
 	     rpc_reply_fn *fn, void *arg);
 
-/* Handles one datagram; a peer that breaks the protocol is disconnected. */
+/*
+ * Handles one datagram; a peer that breaks the protocol is disconnected. A well-formed reply that
+ * no request waits for is taken for a late one and ignored.
+ */
 void rpc_receive(struct rpc *rpc);
 
 /* Fails the requests whose deadline has passed. Late answers to them are ignored. */
