@@ -30,6 +30,7 @@ enum {
 	LINGER_MS = 2000,       /* how long a client may go on sending, unread, */
 	LINGER_BYTES = 1 << 20, /* and how much, after the last answer */
 	ACCEPT_RETRY_MS = 1000, /* pause of a listener when descriptors or memory ran out */
+	TIMER_SLACK_MS = 10,
 	BODY_MAX_DEFAULT = 256 * 1024,
 };
 
@@ -131,7 +132,8 @@ static uint64_t now_ms(void)
 /* Makes the timer fire no later than @at_ms; it may well fire earlier and find nothing to do. */
 static void timer_arm(struct http_server *s, uint64_t at_ms, uint64_t now)
 {
-	uint64_t in_ms = at_ms > now ? at_ms - now : 0;
+	/* Late by more than the clock is coarse, so as not to wake up just before the time. */
+	uint64_t in_ms = (at_ms > now ? at_ms - now : 0) + TIMER_SLACK_MS;
 	struct timeval tv;
 
 	if (at_ms >= s->timer_at_ms)
@@ -159,12 +161,8 @@ static void conn_enter(struct http_conn *c, enum phase phase)
 }
 
 /* Waits for @what; says 0 or -EIO (out of memory in libevent or the kernel). */
-static int conn_watch(struct http_conn *c, short what)
+static int conn_arm(struct http_conn *c, short what)
 {
-	if (c->watched == what)
-		return 0;
-	if (c->watched)
-		(void)event_del(&c->ev);
 	c->watched = 0;
 	if (event_assign(&c->ev, c->listener->server->base, c->fd, (short)(what | EV_PERSIST),
 			 on_conn_event, c) < 0 ||
@@ -172,6 +170,15 @@ static int conn_watch(struct http_conn *c, short what)
 		return -EIO;
 	c->watched = what;
 	return 0;
+}
+
+/* The same for a connection that waits for something already. */
+static int conn_watch(struct http_conn *c, short what)
+{
+	if (c->watched == what)
+		return 0;
+	(void)event_del(&c->ev);
+	return conn_arm(c, what);
 }
 
 /* Buffers and requests. */
@@ -863,7 +870,7 @@ static int conn_new(struct http_listener *l, int fd)
 	c->phase = PHASE_HEAD;
 	TAILQ_INSERT_TAIL(&l->conns[PHASE_HEAD], c, link);
 	conn_enter(c, PHASE_HEAD);
-	if (conn_watch(c, EV_READ) < 0) {
+	if (conn_arm(c, EV_READ) < 0) {
 		conn_close(c);
 		return -EIO;
 	}
@@ -920,13 +927,20 @@ static void on_accept(evutil_socket_t listen_fd, short what _unused_, void *arg)
 	}
 }
 
+static int set_nonblocking(int fd)
+{
+	int flags = fcntl(fd, F_GETFL);
+
+	return flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0 ? -errno : 0;
+}
+
 int http_server_adopt(struct http_listener *listener, int fd)
 {
 	_cleanup_close_ int own_fd = fd;
-	int flags = fcntl(fd, F_GETFL);
+	int r = set_nonblocking(fd);
 
-	if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)
-		return -errno;
+	if (r < 0)
+		return r;
 	if (!listener_has_room(listener))
 		return -ENOSPC;
 	return conn_new(listener, TAKE_FD(own_fd));
@@ -936,11 +950,15 @@ int http_server_add_fd(struct http_server *server, int listen_fd, int tag, unsig
 		       struct http_listener **ret_listener)
 {
 	_cleanup_free_ struct http_listener *l = calloc(1, sizeof(*l));
+	int r;
 
 	if (!l)
 		return -ENOMEM;
 	if (max_conns == 0)
 		return -EINVAL;
+	r = listen_fd >= 0 ? set_nonblocking(listen_fd) : 0;
+	if (r < 0)
+		return r;
 	l->server = server;
 	l->fd = -EBADF;
 	l->tag = tag;

@@ -63,12 +63,12 @@ _must_check_ int http_server_new(struct event_base *base, const struct http_conf
 void http_server_free(struct http_server *server);
 
 /*
- * Serves the listening, non-blocking socket @listen_fd (TCP or Unix stream), of which the server
- * becomes the owner; -EBADF makes a listener for adopted connections only. Requests tell @tag.
- * Each listener has its own @max_conns connections, so that a crowd on one cannot lock out the
- * users of another. When they are used up, the connection that has idled longest makes room; when
- * none is idle, new ones wait in the backlog. Returns 0, or a negative errno (@listen_fd stays the
- * caller's). @ret_listener may be NULL.
+ * Serves the listening socket @listen_fd (TCP or Unix stream), of which the server becomes the
+ * owner, and which it makes non-blocking; -EBADF makes a listener for adopted connections only.
+ * Requests tell @tag. Each listener has its own @max_conns connections, so that a crowd on one
+ * cannot lock out the users of another. When they are used up, one that is already over, or has
+ * idled longest, makes room; when there is none, new ones wait in the backlog. Returns 0, or a
+ * negative errno (@listen_fd stays the caller's). @ret_listener may be NULL.
  */
 _must_check_ int http_server_add_fd(struct http_server *server, int listen_fd, int tag,
 				    unsigned max_conns, struct http_listener **ret_listener);
