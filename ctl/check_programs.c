@@ -24,7 +24,8 @@ int check_parse_version(const char *text)
 		int part[3] = {0};
 		int n = 0;
 
-		if (!isdigit((unsigned char)*p) || (p > text && isalnum((unsigned char)p[-1])))
+		if (!isdigit((unsigned char)*p) ||
+		    (p > text && (isalnum((unsigned char)p[-1]) || p[-1] == '.')))
 			continue;
 		while (n < 3 && isdigit((unsigned char)*p)) {
 			for (; isdigit((unsigned char)*p); p++)

@@ -10,6 +10,7 @@
 
 #define HELP_COLUMN 26
 #define HELP_WIDTH  92
+#define MDOC_WIDTH  64 /* room for what characters are written as */
 
 static void print_option(FILE *f, const struct ctl_option *o)
 {
@@ -273,7 +274,7 @@ void ctl_completion_zsh(FILE *f)
 	fputs("\tesac\n}\n\n_qudatactl \"$@\"\n", f);
 }
 
-/* Text in mdoc: a line may not begin with a control character, nor hold a bare backslash. */
+/* Text in mdoc: no bare backslash, no two hyphens (they would become a dash). */
 static void mdoc_text(FILE *f, const char *s)
 {
 	for (; *s; s++) {
@@ -283,24 +284,58 @@ static void mdoc_text(FILE *f, const char *s)
 			fputs("\\(dq", f);
 		else if (*s == '~')
 			fputs("\\(ti", f);
+		else if (*s == '-')
+			fputs("\\-", f);
 		else
 			fputc(*s, f);
 	}
 }
 
-/* One sentence a line, as manual pages are written. */
+/* One sentence a line, and lines that are not too long, as manual pages are written. */
 static void mdoc_sentences(FILE *f, const char *s)
 {
-	for (; *s; s++) {
-		char one[2] = {*s, 0};
+	size_t column = 0;
 
-		mdoc_text(f, one);
-		if (*s == '.' && s[1] == ' ') {
+	while (*s) {
+		_cleanup_free_ char *word = strndup(s, strcspn(s, " "));
+		size_t len = word ? strlen(word) : 0;
+
+		if (!word)
+			return;
+		if (column > 0 && column + 1 + len > MDOC_WIDTH) {
 			fputc('\n', f);
-			s++;
+			column = 0;
 		}
+		if (column > 0)
+			fputc(' ', f);
+		mdoc_text(f, word);
+		column += len + (column > 0);
+		if (len > 0 && word[len - 1] == '.') {
+			fputc('\n', f);
+			column = 0;
+		}
+		s += len;
+		s += strspn(s, " ");
 	}
-	fputc('\n', f);
+	if (column > 0)
+		fputc('\n', f);
+}
+
+/* A synopsis such as "[ID] FILE": brackets become optional arguments. */
+static void mdoc_args(FILE *f, const char *args)
+{
+	while (*args) {
+		bool optional = *args == '[';
+		size_t len = strcspn(args + optional, optional ? "]" : " ");
+
+		_cleanup_free_ char *arg = strndup(args + optional, len);
+
+		fputs(optional ? " Oo Ar " : " Ar ", f);
+		mdoc_text(f, arg ? arg : "");
+		fputs(optional ? " Oc" : "", f);
+		args += len + (optional ? 2 : 0);
+		args += strspn(args, " ");
+	}
 }
 
 static void mdoc_options(FILE *f, const struct ctl_option *options, size_t n)
@@ -334,9 +369,8 @@ void ctl_mdoc(FILE *f)
 			continue;
 		fprintf(f, ".It Cm %s", cmd->name);
 		if (cmd->n_options)
-			fputs(" Op Ar options", f);
-		if (*cmd->args)
-			fprintf(f, " Ar %s", cmd->args);
+			fputs(" Oo Ar options Oc", f);
+		mdoc_args(f, cmd->args);
 		fprintf(f, "\n%c", toupper((unsigned char)cmd->summary[0]));
 		mdoc_text(f, cmd->summary + 1);
 		fputs(".\n", f);

@@ -1,0 +1,381 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Tests of the capability check, on hosts made of files below a directory.
+ *
+ * Trust: a test; reads nothing from outside.
+ */
+#include "ctl/check.h"
+
+#include <fcntl.h>
+#include <ftw.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+
+#include <cmocka.h>
+
+struct host {
+	char dir[64];
+	struct check_env env;
+};
+
+static bool every_user(const char *name)
+{
+	return *name != 0;
+}
+
+static bool no_user(const char *name)
+{
+	return *name == 0;
+}
+
+static int setup(void **state)
+{
+	struct host *h = calloc(1, sizeof(*h));
+
+	if (!h)
+		return -1;
+	snprintf(h->dir, sizeof(h->dir), "/tmp/ctl-check-XXXXXX");
+	if (!mkdtemp(h->dir))
+		return -1;
+	h->env = (struct check_env){
+		.root_fd = open(h->dir, O_PATH | O_DIRECTORY | O_CLOEXEC),
+		.path = "/nowhere:/usr/bin",
+		.qemu = "qemu-system-x86_64",
+		.images_dir = "/var/lib/qudata-images",
+		.helper_dir = "/var/lib/qudata-helper",
+		.user_exists = no_user,
+		.run = check_run_program,
+	};
+	*state = h;
+	return h->env.root_fd < 0 ? -1 : 0;
+}
+
+static int unlink_one(const char *path, const struct stat *st, int flag, struct FTW *ftw)
+{
+	(void)st;
+	(void)flag;
+	(void)ftw;
+	return remove(path);
+}
+
+static int teardown(void **state)
+{
+	struct host *h = *state;
+
+	(void)close(h->env.root_fd);
+	(void)nftw(h->dir, unlink_one, 16, FTW_DEPTH | FTW_PHYS);
+	free(h);
+	return 0;
+}
+
+static void make_parents(const struct host *h, const char *path)
+{
+	char part[512];
+
+	for (const char *p = strchr(path, '/'); p; p = strchr(p + 1, '/')) {
+		snprintf(part, sizeof(part), "%.*s", (int)(p - path), path);
+		assert_true(mkdirat(h->env.root_fd, part, 0755) == 0 || errno == EEXIST);
+	}
+}
+
+static void put_mode(const struct host *h, const char *path, const char *text, mode_t mode)
+{
+	int fd;
+
+	make_parents(h, path);
+	fd = openat(h->env.root_fd, path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, mode);
+	assert_true(fd >= 0);
+	assert_int_equal(write(fd, text, strlen(text)), (ssize_t)strlen(text));
+	assert_int_equal(close(fd), 0);
+}
+
+static void put(const struct host *h, const char *path, const char *text)
+{
+	put_mode(h, path, text, 0644);
+}
+
+static void put_link(const struct host *h, const char *path, const char *target)
+{
+	make_parents(h, path);
+	assert_int_equal(symlinkat(target, h->env.root_fd, path), 0);
+}
+
+/* The @nth result with @id; fails the test when there is none. */
+static const struct check_result *find(const struct check_report *report, const char *id,
+				       size_t nth)
+{
+	for (size_t i = 0; i < report->n; i++)
+		if (STR_EQ(report->results[i].id, id) && nth-- == 0)
+			return &report->results[i];
+	fail_msg("no result %s", id);
+	return NULL;
+}
+
+static void expect_nth(const struct host *h, const char *id, size_t nth, enum check_level level,
+		       const char *part)
+{
+	_cleanup_(check_report_done) struct check_report report = {0};
+	const struct check_result *r;
+
+	check_all(&h->env, &report);
+	r = find(&report, id, nth);
+	if (r->level != level || !strstr(r->detail, part))
+		fail_msg("%s: %s %s, expected %s …%s…", id, check_level_name(r->level), r->detail,
+			 check_level_name(level), part);
+	/* Whatever is wrong comes with what to do about it. */
+	if (r->level == CHECK_FAIL)
+		assert_non_null(r->remedy);
+}
+
+static void expect(const struct host *h, const char *id, enum check_level level, const char *part)
+{
+	expect_nth(h, id, 0, level, part);
+}
+
+static void test_empty_host(void **state)
+{
+	struct host *h = *state;
+
+	expect(h, "cpu", CHECK_WARN, "cannot read");
+	expect(h, "kvm", CHECK_WARN, "software emulation");
+	expect(h, "accel", CHECK_INFO, "not tried yet");
+	expect(h, "qemu", CHECK_FAIL, "not installed");
+	expect(h, "qemu-img", CHECK_FAIL, "not installed");
+	expect(h, "passt", CHECK_FAIL, "not installed");
+	expect(h, "ovmf", CHECK_WARN, "no UEFI");
+	expect(h, "iommu", CHECK_WARN, "no IOMMU");
+	expect(h, "vfio", CHECK_WARN, "not loaded");
+	expect(h, "gpu", CHECK_INFO, "none");
+	expect(h, "nvidia", CHECK_INFO, "no NVIDIA");
+	expect(h, "images", CHECK_WARN, "No such file");
+	expect(h, "userns", CHECK_FAIL, "no user namespaces");
+	expect(h, "cgroup", CHECK_WARN, "no pure cgroup v2");
+	expect(h, "systemd", CHECK_INFO, "not the service manager");
+	expect(h, "users", CHECK_WARN, "qudata qudata-mon qudata-frp qudata-vm0");
+	expect(h, "socket", CHECK_WARN, "does not exist");
+	expect(h, "agent", CHECK_INFO, "does not answer");
+}
+
+static void test_cpu_flags(void **state)
+{
+	struct host *h = *state;
+
+	put(h, "proc/cpuinfo", "processor\t: 0\nflags\t\t: fpu vmx sse\n");
+	expect(h, "cpu", CHECK_OK, "VT-x");
+	put(h, "proc/cpuinfo", "processor\t: 0\nflags\t\t: fpu sse svm\nbugs\t: x\n");
+	expect(h, "cpu", CHECK_OK, "AMD-V");
+	/* Neither a flag with such a beginning, nor another line, counts. */
+	put(h, "proc/cpuinfo", "flags\t\t: fpu xvmx svm_lock\nvmx flags\t: vmx svm x\n");
+	expect(h, "cpu", CHECK_WARN, "emulated");
+}
+
+static void test_kvm_and_accel(void **state)
+{
+	struct host *h = *state;
+
+	put(h, "dev/kvm", "");
+	expect(h, "kvm", CHECK_WARN, "does not answer like KVM");
+	put(h, "var/lib/qudata-helper/accel", "tcg\nno sign of life in 10 s\n");
+	expect(h, "accel", CHECK_INFO, "tried earlier: tcg no sign of life in 10 s");
+	h->env.accel_choice = "kvm";
+	h->env.accel_reason = "a guest booted";
+	expect(h, "accel", CHECK_OK, "uses kvm: a guest booted");
+	h->env.accel_choice = "tcg";
+	h->env.accel_reason = NULL;
+	expect(h, "accel", CHECK_WARN, "uses tcg");
+}
+
+static void put_program(const struct host *h, const char *name, const char *says, int status)
+{
+	char path[128], text[256];
+
+	snprintf(path, sizeof(path), "usr/bin/%s", name);
+	snprintf(text, sizeof(text), "#!/bin/sh\n[ \"$1\" = --version ] && echo '%s'\nexit %d\n",
+		 says, status);
+	put_mode(h, path, text, 0755);
+}
+
+static void test_programs(void **state)
+{
+	struct host *h = *state;
+
+	put_program(h, "qemu-system-x86_64", "QEMU emulator version 7.2.22 (Debian 1:7.2)", 0);
+	expect(h, "qemu", CHECK_OK, "/usr/bin/qemu-system-x86_64, version 7.2.22");
+	put_program(h, "qemu-system-x86_64", "QEMU emulator version 10.0.2", 0);
+	expect(h, "qemu", CHECK_OK, "10.0.2");
+	put_program(h, "qemu-system-x86_64", "QEMU emulator version 7.1.90", 0);
+	expect(h, "qemu", CHECK_FAIL, "stream network");
+	put_program(h, "qemu-system-x86_64", "QEMU emulator version 5.2.0", 0);
+	expect(h, "qemu", CHECK_FAIL, "older than 6.0");
+	put_program(h, "qemu-system-x86_64", "nonsense", 0);
+	expect(h, "qemu", CHECK_FAIL, "does not tell");
+	put_program(h, "passt", "passt 0.0~git", 0);
+	expect(h, "passt", CHECK_OK, "passt 0.0~git");
+	put_program(h, "passt", "illegal instruction", 132);
+	expect(h, "passt", CHECK_FAIL, "does not run");
+	put(h, "usr/bin/qemu-img", "not executable");
+	expect(h, "qemu-img", CHECK_FAIL, "not installed");
+	put(h, "usr/share/edk2/ovmf/OVMF_CODE.fd", "");
+	expect(h, "ovmf", CHECK_OK, "/usr/share/edk2/ovmf/OVMF_CODE.fd");
+	h->env.qemu = "/opt/qemu";
+	expect(h, "qemu", CHECK_FAIL, "/opt/qemu is not installed");
+}
+
+static void test_versions(void **state)
+{
+	(void)state;
+	assert_int_equal(check_parse_version("QEMU emulator version 7.2.22 (x)"), 70222);
+	assert_int_equal(check_parse_version("8.0"), 80000);
+	assert_int_equal(check_parse_version("v9.1.150"), -EINVAL);
+	assert_int_equal(check_parse_version("4 apples, version 10.0.2"), 100002);
+	assert_int_equal(check_parse_version("7.2.150"), 70299);
+	assert_int_equal(check_parse_version("99999999999999.1"), 99990100);
+	assert_int_equal(check_parse_version("x86 7"), -EINVAL);
+	assert_int_equal(check_parse_version(""), -EINVAL);
+}
+
+static void put_function(const struct host *h, const char *address, const char *class,
+			 const char *driver, const char *group)
+{
+	char path[160], target[160];
+
+	snprintf(path, sizeof(path), "sys/bus/pci/devices/%s/class", address);
+	put(h, path, class);
+	snprintf(path, sizeof(path), "sys/bus/pci/devices/%s/vendor", address);
+	put(h, path, "0x10de\n");
+	snprintf(path, sizeof(path), "sys/bus/pci/devices/%s/device", address);
+	put(h, path, "0x2204\n");
+	if (driver) {
+		snprintf(path, sizeof(path), "sys/bus/pci/devices/%s/driver", address);
+		snprintf(target, sizeof(target), "../../drivers/%s", driver);
+		put_link(h, path, target);
+	}
+	if (!group)
+		return;
+	snprintf(path, sizeof(path), "sys/kernel/iommu_groups/%s/devices/%s", group, address);
+	put(h, path, "");
+	snprintf(path, sizeof(path), "sys/bus/pci/devices/%s/iommu_group", address);
+	snprintf(target, sizeof(target), "../../../../kernel/iommu_groups/%s", group);
+	put_link(h, path, target);
+}
+
+static void test_gpus(void **state)
+{
+	struct host *h = *state;
+
+	/* A card with its audio function and its bridge in the group; a domain of five digits. */
+	put_function(h, "10000:02:00.0", "0x030000\n", "nvidia", "7");
+	put_function(h, "10000:02:00.1", "0x040300\n", "snd_hda_intel", "7");
+	put_function(h, "10000:00:01.0", "0x060400\n", "pcieport", "7");
+	/* A 3D controller that shares its group with a network card. */
+	put_function(h, "0000:01:00.0", "0x030200\n", NULL, "3");
+	put_function(h, "0000:03:00.0", "0x020000\n", "e1000e", "3");
+	/* No group at all. */
+	put_function(h, "0000:05:00.0", "0x038000\n", "vfio-pci", NULL);
+	expect(h, "iommu", CHECK_OK, "2 groups");
+	expect_nth(h, "gpu", 0, CHECK_WARN,
+		   "0000:01:00.0 [10de:2204] no driver, group 3 with 0000:03:00.0 (0200, e1000e)");
+	expect_nth(h, "gpu", 1, CHECK_INFO, "0000:05:00.0 [10de:2204] vfio-pci, no IOMMU group");
+	expect_nth(h, "gpu", 2, CHECK_OK, "10000:02:00.0 [10de:2204] nvidia, group 7 with ");
+	expect_nth(h, "gpu", 2, CHECK_OK, "10000:02:00.1 (0403, snd_hda_intel)");
+	put(h, "sys/bus/pci/drivers/vfio-pci/bind", "");
+	expect(h, "vfio", CHECK_WARN, "/dev/vfio/vfio does not exist");
+	put(h, "dev/vfio/vfio", "");
+	expect(h, "vfio", CHECK_OK, "loaded");
+	put(h, "sys/module/nvidia/version", "550.54.15\n");
+	expect(h, "nvidia", CHECK_OK, "550.54.15");
+}
+
+static void test_kernel(void **state)
+{
+	struct host *h = *state;
+
+	put(h, "proc/sys/user/max_user_namespaces", "96365\n");
+	expect(h, "userns", CHECK_OK, "user namespaces");
+	put(h, "proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1\n");
+	expect(h, "userns", CHECK_WARN, "AppArmor");
+	put(h, "proc/sys/user/max_user_namespaces", "0\n");
+	expect(h, "userns", CHECK_FAIL, "may be made");
+	put(h, "proc/sys/kernel/unprivileged_userns_clone", "0\n");
+	expect(h, "userns", CHECK_FAIL, "switched off");
+	put(h, "sys/fs/cgroup/cgroup.controllers", "cpuset cpu io memory pids\n");
+	expect(h, "cgroup", CHECK_OK, "v2");
+	put(h, "sys/fs/cgroup/cgroup.controllers", "cpuset io pids\n");
+	expect(h, "cgroup", CHECK_WARN, "lacks the controllers cpu memory");
+	put(h, "run/systemd/system/x", "");
+	expect(h, "systemd", CHECK_OK, "is the service manager");
+}
+
+static void put_socket(const struct host *h, const char *path, mode_t mode)
+{
+	struct sockaddr_un addr = {.sun_family = AF_UNIX};
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	make_parents(h, path);
+	snprintf(addr.sun_path, sizeof(addr.sun_path), "%s/%s", h->dir, path);
+	assert_int_equal(bind(fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
+	assert_int_equal(chmod(addr.sun_path, mode), 0);
+	assert_int_equal(close(fd), 0);
+}
+
+static void test_suite(void **state)
+{
+	struct host *h = *state;
+
+	put_socket(h, "run/qudata/helper.sock", 0660);
+	put_socket(h, "run/qudata/vmmon.sock", 0666);
+	put(h, "run/qudata/frp.sock", "");
+	expect_nth(h, "socket", 0, CHECK_OK, "0660");
+	expect_nth(h, "socket", 1, CHECK_FAIL, "open to every user");
+	expect_nth(h, "socket", 2, CHECK_FAIL, "not a socket");
+	h->env.user_exists = every_user;
+	expect(h, "users", CHECK_OK, "16 for instances");
+	put(h, "var/lib/qudata-images/empty/image.conf", "");
+	expect(h, "images", CHECK_WARN, "no base image");
+	put(h, "var/lib/qudata-images/debian-12/disk.img", "x");
+	expect(h, "images", CHECK_OK, "debian-12 (");
+	expect(h, "disk", CHECK_OK, "free");
+	h->env.min_free_mib = UINT64_MAX / 16;
+	expect(h, "disk", CHECK_FAIL, "free");
+	h->env.agent_answers = true;
+	expect(h, "agent", CHECK_OK, "answers");
+}
+
+static void test_output(void **state)
+{
+	struct host *h = *state;
+	_cleanup_(check_report_done) struct check_report report = {0};
+	_cleanup_free_ char *text = NULL;
+	size_t size;
+	FILE *f = open_memstream(&text, &size);
+	json_t *json;
+
+	put(h, "sys/module/nvidia/version", "1\x1b[31m\xff\n");
+	check_all(&h->env, &report);
+	check_print(&report, f, false);
+	assert_int_equal(fclose(f), 0);
+	assert_non_null(strstr(text,
+			       "FAIL  qemu        qemu-system-x86_64 is not installed; apt-get "
+			       "install qemu-system-x86\n"));
+	assert_non_null(strstr(text, "OK    nvidia      host driver version 1\\x1b[31m\\xff\n"));
+	json = check_to_json(&report);
+	assert_true(json_is_false(json_object_get(json, "ok")));
+	assert_int_equal(json_array_size(json_object_get(json, "checks")), report.n);
+	json_decref(json);
+}
+
+#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST(test_empty_host), TEST(test_cpu_flags), TEST(test_kvm_and_accel),
+		TEST(test_programs),   TEST(test_versions),  TEST(test_gpus),
+		TEST(test_kernel),     TEST(test_suite),     TEST(test_output),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
