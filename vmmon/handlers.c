@@ -1,0 +1,333 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One handler per operation that agentd may ask for.
+ * Trust: runs in vmmon; reads decoded messages of agentd, which may be hostile.
+ */
+#include "common/ipc.h"
+#include "common/log.h"
+#include "common/pubkey.h"
+#include "vmmon/vmmon.h"
+
+#define PROTO_CTX struct vmmon
+#define PROTO_SERVE_VMMON
+#define PROTO_DISPATCH
+#include "proto/dispatch.inc"
+
+static enum proto_status status_of(int r)
+{
+	switch (r) {
+	case -ENOENT:
+		return PROTO_NOT_FOUND;
+	case -ENOSPC:
+	case -EDQUOT:
+		return PROTO_NO_SPACE;
+	case -EUSERS:
+	case -EMFILE:
+		return PROTO_LIMIT;
+	case -ENOTCONN:
+	case -ECONNREFUSED:
+	case -EAGAIN:
+	case -EACCES:
+	case -EPIPE:
+		return PROTO_UNREACHABLE;
+	case -EBUSY:
+		return PROTO_BUSY;
+	default:
+		return PROTO_FAILED;
+	}
+}
+
+static struct guest **find_guest(struct vmmon *m, const char *vm)
+{
+	for (size_t i = 0; i < PROTO_MAX_VMS; i++)
+		if (m->guests[i] && STR_EQ(m->guests[i]->vm, vm))
+			return &m->guests[i];
+	return NULL;
+}
+
+static struct guest **free_slot(struct vmmon *m)
+{
+	for (size_t i = 0; i < PROTO_MAX_VMS; i++)
+		if (!m->guests[i])
+			return &m->guests[i];
+	return NULL;
+}
+
+static void forget(struct guest **slot)
+{
+	if (slot)
+		guest_free(TAKE_PTR(*slot));
+}
+
+int vmmon_dispatch(void *ctx, struct peer *peer, const struct proto_op *op,
+		   const union proto_body *req, union proto_body *rep, struct fdlist *fds)
+{
+	return proto_dispatch(ctx, peer, op, req, rep, fds);
+}
+
+void vmmon_on_state(void *ctx, const struct guest *g)
+{
+	struct vmmon *m = ctx;
+	struct guest_state_ev ev = {.generation = g->generation, .state = g->state};
+
+	memcpy(ev.vm, g->vm, sizeof(ev.vm));
+	log_event(LOG_INFO, "guest state", LOG_STR("VM", g->vm), LOG_NUM("STATE", g->state));
+	server_event(&m->server, PROTO_AGENTD, OP_GUEST_STATE, &ev);
+}
+
+void vmmon_reply(void *ctx, struct ticket *ticket, enum proto_status status, uint32_t n_keys)
+{
+	struct vmmon *m = ctx;
+	const struct guest_set_keys_rep set_keys = {.keys = n_keys};
+	const struct guest_powerdown_rep powerdown = {0};
+	struct fdlist none = {0};
+	bool is_keys = ticket->op_number == OP_GUEST_SET_KEYS;
+
+	server_reply(&m->server, ticket, status,
+		     is_keys ? (const void *)&set_keys : (const void *)&powerdown, &none);
+}
+
+int on_vmmon_hello(struct vmmon *ctx, struct peer *peer, const struct vmmon_hello_req *req,
+		   struct vmmon_hello_rep *rep, struct fdlist *fds)
+{
+	(void)fds;
+	if (req->version != PROTO_VERSION)
+		return PROTO_MISMATCH;
+	peer->conn.state = PROTO_ST_READY;
+	peer->subscribed = true;
+	rep->version = PROTO_VERSION;
+	for (size_t i = 0; i < PROTO_MAX_VMS; i++)
+		rep->watched += ctx->guests[i] ? 1 : 0;
+	return PROTO_OK;
+}
+
+/* vfio-helper has the seed, now or since an attempt whose end we did not see. */
+static void on_seed_sent(void *arg, enum proto_status status, const void *rep, struct fdlist *fds)
+{
+	struct enrolment *e = arg;
+	struct guest_enrol_rep enrolled = {0};
+
+	(void)rep;
+	if (status == PROTO_OK || status == PROTO_ALREADY) {
+		int r = keys_seed_delivered(&e->vmmon->keys, e->vm);
+
+		if (r < 0)
+			log_event(LOG_ERR, "cannot delete a delivered seed", LOG_STR("VM", e->vm),
+				  LOG_ERRNO(r));
+		status = PROTO_OK;
+	}
+	e->vm[0] = '\0';
+	proto_text_set(enrolled.host_key, sizeof(enrolled.host_key), e->line);
+	server_reply(&e->vmmon->server, &e->ticket, status, &enrolled, fds);
+}
+
+static struct enrolment *find_enrolment(struct vmmon *m, const char *vm)
+{
+	for (size_t i = 0; i < PROTO_MAX_VMS; i++)
+		if (STR_EQ(m->enrolments[i].vm, vm))
+			return &m->enrolments[i];
+	return NULL;
+}
+
+int on_guest_enrol(struct vmmon *ctx, struct peer *peer, const struct guest_enrol_req *req,
+		   struct guest_enrol_rep *rep, struct fdlist *fds)
+{
+	_cleanup_close_ int seed_fd = -EBADF;
+	struct enrolment *e = find_enrolment(ctx, "");
+	int r;
+
+	(void)fds;
+	if (!e || find_enrolment(ctx, req->vm))
+		return PROTO_BUSY;
+	r = keys_enrol(&ctx->keys, req->vm, e->line);
+	if (r == 0)
+		seed_fd = keys_pending_seed(&ctx->keys, req->vm);
+	if (r == 0 && seed_fd == -ENOENT) { /* enrolled before */
+		proto_text_set(rep->host_key, sizeof(rep->host_key), e->line);
+		return PROTO_OK;
+	}
+	if (r == 0 && seed_fd < 0)
+		r = seed_fd;
+	if (r < 0) {
+		log_event(LOG_ERR, "cannot enrol", LOG_STR("VM", req->vm), LOG_ERRNO(r));
+		return (int)status_of(r);
+	}
+	e->vmmon = ctx;
+	e->ticket = server_defer(peer);
+	memcpy(e->vm, req->vm, sizeof(e->vm));
+	r = helper_client_send_seed(&ctx->helper, req->vm, seed_fd, on_seed_sent, e);
+	if (r < 0) {
+		e->vm[0] = '\0';
+		log_event(LOG_WARNING, "cannot ask vfio-helper", LOG_STR("VM", req->vm),
+			  LOG_ERRNO(r));
+		return PROTO_UNREACHABLE;
+	}
+	return PROTO_DEFERRED;
+}
+
+/* What a watch means for a guest that is watched already. */
+static int watch_again(struct guest **slot, const struct guest_watch_req *req)
+{
+	struct guest *g = *slot;
+
+	if (req->generation < g->generation ||
+	    (req->generation == g->generation && req->ssh_port != g->ssh_port))
+		return PROTO_CONFLICT;
+	if (req->generation == g->generation)
+		guest_reconnect(g);
+	else
+		forget(slot);
+	return PROTO_OK;
+}
+
+int on_guest_watch(struct vmmon *ctx, struct peer *peer, const struct guest_watch_req *req,
+		   struct guest_watch_rep *rep, struct fdlist *fds)
+{
+	struct guest **slot = find_guest(ctx, req->vm);
+	int r;
+
+	(void)peer;
+	(void)fds;
+	if (slot) {
+		r = watch_again(slot, req);
+		if (r != PROTO_OK)
+			return r;
+	} else {
+		slot = free_slot(ctx);
+	}
+	if (!slot)
+		return PROTO_LIMIT;
+	if (!*slot) {
+		r = guest_new(&ctx->env, req->vm, req->generation, (uint16_t)req->ssh_port, slot);
+		if (r < 0) {
+			log_event(LOG_ERR, "cannot watch", LOG_STR("VM", req->vm), LOG_ERRNO(r));
+			return (int)status_of(r);
+		}
+	}
+	rep->state = (*slot)->state;
+	return PROTO_OK;
+}
+
+int on_guest_unwatch(struct vmmon *ctx, struct peer *peer, const struct guest_unwatch_req *req,
+		     struct guest_unwatch_rep *rep, struct fdlist *fds)
+{
+	(void)peer;
+	(void)rep;
+	(void)fds;
+	forget(find_guest(ctx, req->vm));
+	return PROTO_OK;
+}
+
+int on_guest_discard(struct vmmon *ctx, struct peer *peer, const struct guest_discard_req *req,
+		     struct guest_discard_rep *rep, struct fdlist *fds)
+{
+	int r;
+
+	(void)peer;
+	(void)rep;
+	(void)fds;
+	if (find_enrolment(ctx, req->vm))
+		return PROTO_BUSY;
+	forget(find_guest(ctx, req->vm));
+	r = keys_discard(&ctx->keys, req->vm);
+	if (r == 0)
+		r = ring_remove(ctx->run_fd, req->vm);
+	if (r < 0)
+		log_event(LOG_ERR, "cannot discard", LOG_STR("VM", req->vm), LOG_ERRNO(r));
+	return r < 0 ? (int)status_of(r) : PROTO_OK;
+}
+
+int on_guest_powerdown(struct vmmon *ctx, struct peer *peer, const struct guest_powerdown_req *req,
+		       struct guest_powerdown_rep *rep, struct fdlist *fds)
+{
+	struct guest **slot = find_guest(ctx, req->vm);
+	struct ticket ticket = server_defer(peer);
+
+	(void)rep;
+	(void)fds;
+	if (!slot || (*slot)->generation != req->generation)
+		return PROTO_NOT_FOUND;
+	return guest_powerdown(*slot, &ticket);
+}
+
+/* Reads the whole memfd, whose seals were checked; the caller frees. */
+static int read_keys(int fd, char **ret_text, size_t *ret_len)
+{
+	_cleanup_free_ char *text = NULL;
+	ssize_t size = fd_memfd_check(fd, PROTO_KEYS_MAX);
+
+	if (size < 0)
+		return (int)size;
+	text = malloc((size_t)size);
+	if (!text)
+		return -ENOMEM;
+	if (pread(fd, text, (size_t)size, 0) != size)
+		return -EIO;
+	*ret_text = TAKE_PTR(text);
+	*ret_len = (size_t)size;
+	return 0;
+}
+
+int on_guest_set_keys(struct vmmon *ctx, struct peer *peer, const struct guest_set_keys_req *req,
+		      struct guest_set_keys_rep *rep, struct fdlist *fds)
+{
+	_cleanup_close_ int fd = fdlist_take(fds);
+	_cleanup_free_ char *text = NULL;
+	struct guest **slot = find_guest(ctx, req->vm);
+	struct ticket ticket = server_defer(peer);
+	struct err err = {0};
+	size_t len = 0, n_keys;
+
+	(void)rep;
+	if (read_keys(fd, &text, &len) < 0)
+		return PROTO_INVALID;
+	if (pubkey_check_list(text, len, &n_keys, &err) < 0 || n_keys > UINT16_MAX) {
+		log_event(LOG_WARNING, "agentd sent a list of keys that is not one",
+			  LOG_STR("VM", req->vm), LOG_STR("WHY", err.text));
+		return PROTO_INVALID;
+	}
+	if (!slot)
+		return PROTO_NOT_FOUND;
+	return guest_set_keys(*slot, TAKE_PTR(text), len, (uint32_t)n_keys, &ticket);
+}
+
+int on_console_read(struct vmmon *ctx, struct peer *peer, const struct console_read_req *req,
+		    struct console_read_rep *rep, struct fdlist *fds)
+{
+	struct guest **slot = find_guest(ctx, req->vm);
+	struct ring_file *ring = slot ? (*slot)->ring : NULL;
+	_cleanup_free_ uint8_t *copy = malloc(req->max_bytes);
+	int fd, r = copy ? 0 : -ENOMEM;
+
+	(void)peer;
+	if (r == 0 && !slot) /* not watched now: what is left of an earlier time */
+		r = ring_open(ctx->run_fd, req->vm, false, &ring);
+	if (r < 0)
+		return (int)status_of(r);
+	rep->bytes = (uint32_t)ring_tail(ring, copy, req->max_bytes);
+	rep->total_bytes = ring->total;
+	if (!slot)
+		ring_close(ring);
+	fd = fd_memfd_sealed("console", copy, rep->bytes);
+	if (fd < 0)
+		return (int)status_of(fd);
+	return fdlist_add(fds, fd) < 0 ? PROTO_FAILED : PROTO_OK;
+}
+
+int on_console_attach(struct vmmon *ctx, struct peer *peer, const struct console_attach_req *req,
+		      struct console_attach_rep *rep, struct fdlist *fds)
+{
+	struct guest **slot = find_guest(ctx, req->vm);
+	int fd;
+
+	(void)peer;
+	(void)rep;
+	if (!slot)
+		return PROTO_NOT_FOUND;
+	if (!(*slot)->console)
+		return PROTO_UNREACHABLE;
+	fd = console_attach((*slot)->console);
+	if (fd < 0)
+		return (int)status_of(fd);
+	return fdlist_add(fds, fd) < 0 ? PROTO_FAILED : PROTO_OK;
+}

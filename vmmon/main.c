@@ -1,0 +1,339 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * vmmon: follows running VMs over QMP, serial console, readiness port and SSH, as agentd asks.
+ * Trust: runs as qudata-mon; reads requests of agentd and whatever guests and their QEMUs send.
+ */
+#include "common/conf.h"
+#include "common/ipc.h"
+#include "common/log.h"
+#include "common/notify.h"
+#include "common/priv.h"
+#include "vmmon.filter.h"
+#include "vmmon/vmmon.h"
+
+#include <fcntl.h>
+#include <getopt.h>
+#include <grp.h>
+#include <malloc.h>
+#include <pwd.h>
+#include <signal.h>
+#include <sys/stat.h>
+
+#define DEFAULT_CONFIG  "/etc/qudata/vmmon.conf"
+#define MAX_CONNECTIONS 4 /* of agentd: two while it is being replaced, and some to spare */
+
+static const struct conf_key config_keys[] = {
+	{.name = "socket", .type = CONF_PATH, CONF_MEMBER(struct vmmon_config, socket)},
+	{.name = "socket_group", .type = CONF_TEXT, CONF_MEMBER(struct vmmon_config, socket_group)},
+	{.name = "agentd_user", .type = CONF_TEXT, CONF_MEMBER(struct vmmon_config, agentd_user)},
+	{.name = "guest_user", .type = CONF_TEXT, CONF_MEMBER(struct vmmon_config, guest_user)},
+	{.name = "helper_socket",
+	 .type = CONF_PATH,
+	 CONF_MEMBER(struct vmmon_config, helper_socket)},
+	{.name = "vm_run_dir", .type = CONF_PATH, CONF_MEMBER(struct vmmon_config, vm_run_dir)},
+	{.name = "state_dir", .type = CONF_PATH, CONF_MEMBER(struct vmmon_config, state_dir)},
+	{.name = "run_dir", .type = CONF_PATH, CONF_MEMBER(struct vmmon_config, run_dir)},
+};
+
+static const struct vmmon_config config_defaults = {
+	.socket = "/run/qudata/vmmon.sock",
+	.socket_group = "qudata",
+	.agentd_user = "qudata",
+	.guest_user = "root",
+	.helper_socket = "/run/qudata/helper.sock",
+	.vm_run_dir = "/run/qudata/vm",
+	.state_dir = "/var/lib/qudata-mon",
+	.run_dir = "/run/qudata-mon",
+};
+
+struct options {
+	const char *config;
+	int log_level;
+};
+
+static void usage(FILE *f)
+{
+	(void)fputs("usage: vmmon [--config FILE] [--debug]\n"
+		    "       vmmon --help | --version\n",
+		    f);
+}
+
+/* Returns 0, or 1 when the program has nothing more to do, or -EINVAL. */
+static int parse_options(int argc, char *argv[], struct options *ret_options)
+{
+	static const struct option table[] = {
+		{"config", required_argument, NULL, 'c'},
+		{"debug", no_argument, NULL, 'd'},
+		{"help", no_argument, NULL, 'h'},
+		{"version", no_argument, NULL, 'V'},
+		{0},
+	};
+	int c;
+
+	*ret_options = (struct options){.log_level = LOG_INFO};
+	while ((c = getopt_long(argc, argv, "", table, NULL)) != -1) {
+		switch (c) {
+		case 'c':
+			ret_options->config = optarg;
+			break;
+		case 'd':
+			ret_options->log_level = LOG_DEBUG;
+			break;
+		case 'h':
+			usage(stdout);
+			return 1;
+		case 'V':
+			(void)puts("vmmon " QUDATA_VERSION);
+			return 1;
+		default:
+			usage(stderr);
+			return -EINVAL;
+		}
+	}
+	if (optind == argc)
+		return 0;
+	usage(stderr);
+	return -EINVAL;
+}
+
+/* The default file may be missing; one that was named must be there. */
+static int load_config(struct vmmon *m, const char *path, struct err *reterr)
+{
+	int r;
+
+	if (geteuid() == 0)
+		return err_set(reterr, -EPERM,
+			       "refusing to run as root: start it as its own user (the unit file "
+			       "does, `setpriv --reuid` does)");
+	m->config = config_defaults;
+	r = conf_load(path ? path : DEFAULT_CONFIG, config_keys, ARRAY_LEN(config_keys), false,
+		      &m->config, reterr);
+	return r == -ENOENT && !path ? 0 : r;
+}
+
+static int open_run_dir(struct vmmon *m, struct err *reterr)
+{
+	const char *dir = m->config.run_dir;
+
+	if (mkdir(dir, 0700) < 0 && errno != EEXIST)
+		return err_errno(reterr, -errno, "cannot make %s", dir);
+	m->run_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	return m->run_fd < 0 ? err_errno(reterr, -errno, "cannot open %s", dir) : 0;
+}
+
+static int open_socket(struct vmmon *m, struct err *reterr)
+{
+	const struct group *group;
+	int fd = notify_listen_fd("vmmon", SOCK_SEQPACKET);
+
+	notify_listen_done();
+	if (fd != -ENOENT) {
+		m->listen_fd = fd;
+		return fd < 0 ? err_errno(reterr, fd, "the socket passed as `vmmon` is unusable")
+			      : 0;
+	}
+	group = getgrnam(m->config.socket_group);
+	if (!group)
+		return err_set(reterr, -ENOENT, "there is no group %s (see socket_group)",
+			       m->config.socket_group);
+	m->listen_fd = ipc_listen(m->config.socket, SOCK_SEQPACKET, 0660, group->gr_gid, reterr);
+	return m->listen_fd < 0 ? m->listen_fd : 0;
+}
+
+static void on_peer(evutil_socket_t fd, short what, void *arg);
+
+static int watch_peer(void *ctx, struct peer *peer, bool on);
+
+static void on_refused(void *ctx, const struct peer *peer, enum server_refusal why, int detail)
+{
+	(void)ctx;
+	log_event(LOG_WARNING, "peer refused", LOG_NUM("PEER_UID", peer->uid),
+		  LOG_NUM("PEER_PID", peer->pid), LOG_NUM("WHY", why), LOG_ERRNO(detail));
+}
+
+static int init_server(struct vmmon *m, struct err *reterr)
+{
+	const struct passwd *agentd = getpwnam(m->config.agentd_user);
+
+	if (!agentd)
+		return err_set(reterr, -ENOENT, "there is no user %s (see agentd_user)",
+			       m->config.agentd_user);
+	server_init(&m->server, &(const struct server_config){
+					.self = PROTO_VMMON,
+					.roles = {{agentd->pw_uid, PROTO_AGENTD}},
+					.n_roles = 1,
+					.max_per_role = MAX_CONNECTIONS,
+					.ctx = m,
+					.dispatch = vmmon_dispatch,
+					.watch = watch_peer,
+					.refused = on_refused,
+				});
+	return 0;
+}
+
+static void on_listening(evutil_socket_t fd, short what, void *arg)
+{
+	struct vmmon *m = arg;
+
+	(void)what;
+	server_accept(&m->server, fd);
+}
+
+/* The peer's slot tells which server it belongs to: there is one in the process. */
+static struct vmmon vmmon;
+
+static void on_peer(evutil_socket_t fd, short what, void *arg)
+{
+	(void)fd;
+	(void)what;
+	server_receive(&vmmon.server, arg);
+}
+
+static int watch_peer(void *ctx, struct peer *peer, bool on)
+{
+	struct vmmon *m = ctx;
+	struct event *ev = peer->watch;
+
+	peer->watch = NULL;
+	if (ev)
+		event_free(ev);
+	if (!on)
+		return 0;
+	ev = event_new(m->base, peer->fd, EV_READ | EV_PERSIST, on_peer, peer);
+	if (!ev || event_add(ev, NULL) < 0) {
+		if (ev)
+			event_free(ev);
+		return -ENOMEM;
+	}
+	peer->watch = ev;
+	return 0;
+}
+
+static void on_terminate(evutil_socket_t number, short what, void *arg)
+{
+	struct vmmon *m = arg;
+
+	(void)number;
+	(void)what;
+	(void)event_base_loopbreak(m->base);
+}
+
+static int open_loop(struct vmmon *m, struct err *reterr)
+{
+	struct event_config *config = event_config_new();
+
+	if (config && event_config_set_flag(config, EVENT_BASE_FLAG_NOLOCK) == 0)
+		m->base = event_base_new_with_config(config);
+	if (config)
+		event_config_free(config);
+	if (!m->base)
+		return err_set(reterr, -ENOMEM, "cannot make an event loop");
+	m->listening = event_new(m->base, m->listen_fd, EV_READ | EV_PERSIST, on_listening, m);
+	m->terminate[0] = evsignal_new(m->base, SIGTERM, on_terminate, m);
+	m->terminate[1] = evsignal_new(m->base, SIGINT, on_terminate, m);
+	if (!m->listening || !m->terminate[0] || !m->terminate[1] ||
+	    event_add(m->terminate[0], NULL) < 0 || event_add(m->terminate[1], NULL) < 0)
+		return err_set(reterr, -ENOMEM, "cannot watch signals and sockets");
+	m->env = (struct guest_env){
+		.base = m->base,
+		.vm_run_dir = m->config.vm_run_dir,
+		.guest_user = m->config.guest_user,
+		.run_fd = m->run_fd,
+		.keys = &m->keys,
+		.ctx = m,
+		.on_state = vmmon_on_state,
+		.reply = vmmon_reply,
+	};
+	return helper_client_init(&m->helper, m->base, m->config.helper_socket);
+}
+
+static int open_all(struct vmmon *m, struct err *reterr)
+{
+	int r = keys_open(&m->keys, m->config.state_dir, reterr);
+
+	if (r == 0)
+		r = open_run_dir(m, reterr);
+	if (r == 0)
+		r = init_server(m, reterr);
+	if (r == 0)
+		r = open_socket(m, reterr);
+	return r < 0 ? r : open_loop(m, reterr);
+}
+
+static void close_all(struct vmmon *m)
+{
+	for (size_t i = 0; i < PROTO_MAX_VMS; i++)
+		guest_free(TAKE_PTR(m->guests[i]));
+	helper_client_done(&m->helper);
+	server_done(&m->server);
+	if (m->listening)
+		event_free(m->listening);
+	for (size_t i = 0; i < ARRAY_LEN(m->terminate); i++)
+		if (m->terminate[i])
+			event_free(m->terminate[i]);
+	if (m->base)
+		event_base_free(m->base);
+	keys_done(&m->keys);
+	(void)safe_close(m->run_fd);
+	(void)safe_close(m->listen_fd);
+}
+
+static int run(const struct options *options, struct err *reterr)
+{
+	struct vmmon *m = &vmmon;
+	int r;
+
+	stage_enter(STAGE_CONFIG);
+	r = load_config(m, options->config, reterr);
+	if (r < 0)
+		return r;
+	stage_enter(STAGE_OPEN);
+	log_open("vmmon", options->log_level);
+	notify_open();
+	r = open_all(m, reterr);
+	if (r < 0)
+		return r;
+	stage_enter(STAGE_DROP);
+	r = priv_drop(0, reterr);
+	if (r < 0)
+		return r;
+	stage_enter(STAGE_SECCOMP);
+	r = priv_enter_filter("vmmon", filter_vmmon, filter_vmmon_len, reterr);
+	if (r < 0)
+		return r;
+	stage_enter(STAGE_RUN);
+	if (event_add(m->listening, NULL) < 0)
+		return err_set(reterr, -ENOMEM, "cannot watch the socket");
+	notify_ready("watching");
+	r = event_base_dispatch(m->base);
+	notify_stopping();
+	return r < 0 ? err_set(reterr, -EIO, "the event loop failed") : 0;
+}
+
+int main(int argc, char *argv[])
+{
+	struct options options;
+	struct err err = {0};
+	int r = priv_sane_start(argc, &err);
+
+	if (r == 0) {
+		r = parse_options(argc, argv, &options);
+		if (r != 0)
+			return r < 0 ? 2 : 0;
+		vmmon.keys = KEYS_INIT;
+		vmmon.run_fd = vmmon.listen_fd = -EBADF;
+		for (size_t i = 0; i < SERVER_MAX_PEERS; i++)
+			vmmon.server.peers[i].fd = -EBADF;
+		(void)signal(SIGPIPE, SIG_IGN);
+		(void)umask(0077);
+		/* One thread, so one arena; what a session needed goes back to the kernel. */
+		(void)mallopt(M_ARENA_MAX, 1);
+		(void)mallopt(M_TRIM_THRESHOLD, 64 * 1024);
+		(void)mallopt(M_MMAP_THRESHOLD, 64 * 1024);
+		r = run(&options, &err);
+		close_all(&vmmon);
+	}
+	if (r < 0)
+		(void)fprintf(stderr, "vmmon: %s\n", err.text);
+	return r < 0 ? 1 : 0;
+}

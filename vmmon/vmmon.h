@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The daemon's own structure; shared by its main loop and its handlers.
+ * Trust: runs in vmmon.
+ */
+#pragma once
+
+#include "common/base.h"
+#include "common/server.h"
+#include "vmmon/guest.h"
+#include "vmmon/helper_client.h"
+#include "vmmon/keys.h"
+
+#define VMMON_PATH_SIZE 108
+#define VMMON_USER_SIZE 33
+
+struct vmmon_config {
+	char socket[VMMON_PATH_SIZE];
+	char socket_group[VMMON_USER_SIZE];
+	char agentd_user[VMMON_USER_SIZE];
+	char guest_user[VMMON_USER_SIZE];
+	char helper_socket[VMMON_PATH_SIZE];
+	char vm_run_dir[VMMON_PATH_SIZE];
+	char state_dir[VMMON_PATH_SIZE];
+	char run_dir[VMMON_PATH_SIZE];
+};
+
+/* An enrolment that waits for vfio-helper. */
+struct enrolment {
+	struct vmmon *vmmon;      /* borrowed */
+	char vm[PROTO_NAME_SIZE]; /* empty: the slot is free */
+	char line[KEYS_LINE_SIZE];
+	struct ticket ticket;
+};
+
+struct vmmon {
+	struct vmmon_config config;
+	struct event_base *base; /* owned, as all that follow */
+	int listen_fd;
+	int run_fd;
+	struct event *listening;
+	struct event *terminate[2];
+	struct server server;
+	struct keys keys;
+	struct helper_client helper;
+	struct guest_env env;
+	struct guest *guests[PROTO_MAX_VMS]; /* NULL: the slot is free */
+	struct enrolment enrolments[PROTO_MAX_VMS];
+};
+
+/* handlers.c: for struct server_config and struct guest_env. */
+int vmmon_dispatch(void *ctx, struct peer *peer, const struct proto_op *op,
+		   const union proto_body *req, union proto_body *rep, struct fdlist *fds);
+void vmmon_on_state(void *ctx, const struct guest *g);
+void vmmon_reply(void *ctx, struct ticket *ticket, enum proto_status status, uint32_t n_keys);
