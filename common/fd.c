@@ -62,6 +62,8 @@ ssize_t fd_read_text(int fd, char *buf, size_t size)
 {
 	size_t used = 0;
 
+	if (size == 0) /* no room for the NUL */
+		return -EFBIG;
 	for (;;) {
 		ssize_t n = read(fd, buf + used, size - used);
 
