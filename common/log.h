@@ -15,7 +15,12 @@ struct log_field {
 	uint64_t number; /* used when @text is NULL */
 };
 
-#define LOG_STR(k, v) ((struct log_field){.key = (k), .text = (v) ? (v) : ""})
+static inline const char *log_text(const char *text)
+{
+	return text ? text : "";
+}
+
+#define LOG_STR(k, v) ((struct log_field){.key = (k), .text = log_text(v)})
 #define LOG_NUM(k, v) ((struct log_field){.key = (k), .number = (uint64_t)(v)})
 /* The text of a negative errno (or 0). */
 #define LOG_ERRNO(r)  LOG_STR("ERROR", log_errno_text((int)(r)))

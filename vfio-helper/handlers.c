@@ -1,0 +1,300 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One function per operation: policy first, then the act.
+ * Trust: runs as root; reads decoded requests of agentd and vmmon, either of which may be hostile.
+ */
+#include "vfio-helper/helper.h"
+
+#include "common/fd.h"
+
+#define PROTO_CTX struct helper
+#define PROTO_SERVE_HELPER
+#include "proto/dispatch.inc"
+
+static int hello(struct helper *h, struct peer *peer, uint32_t version)
+{
+	if (version != PROTO_VERSION)
+		return refuse(h, peer, "", PROTO_MISMATCH, "another protocol version");
+	peer->conn.state = PROTO_ST_READY;
+	return PROTO_OK;
+}
+
+int on_helper_hello(struct helper *h, struct peer *peer, const struct helper_hello_req *req,
+		    struct helper_hello_rep *rep, struct fdlist *fds)
+{
+	const struct config *c = &h->config;
+
+	(void)fds;
+	rep->version = PROTO_VERSION;
+	rep->max_vms = c->max_vms;
+	rep->max_cpus = c->max_cpus;
+	rep->max_memory_mib = c->max_memory_mib;
+	rep->max_disk_mib = c->max_disk_mib;
+	rep->port_low = c->port_low;
+	rep->port_high = c->port_high;
+	proto_text_set(rep->boot_id, sizeof(rep->boot_id), h->boot_id);
+	return hello(h, peer, req->version);
+}
+
+int on_mon_hello(struct helper *h, struct peer *peer, const struct mon_hello_req *req,
+		 struct mon_hello_rep *rep, struct fdlist *fds)
+{
+	(void)fds;
+	rep->version = PROTO_VERSION;
+	return hello(h, peer, req->version);
+}
+
+int on_accel_status(struct helper *h, struct peer *peer, const struct accel_status_req *req,
+		    struct accel_status_rep *rep, struct fdlist *fds)
+{
+	(void)peer;
+	(void)req;
+	(void)fds;
+	rep->accel = h->accel.rec.accel;
+	rep->reason = h->accel.rec.reason;
+	rep->sign_of_life_ms = h->accel.rec.sign_of_life_ms;
+	return PROTO_OK;
+}
+
+/* The same request again, perhaps after a crash of the peer. */
+static int prepare_again(struct helper *h, struct peer *peer, const struct vm *vm,
+			 const struct vm_prepare_req *req, struct vm_prepare_rep *rep)
+{
+	if (vm->phase == VM_PREPARING)
+		return PROTO_BUSY;
+	if (!STR_EQ(vm->rec.image, req->image) ||
+	    (req->disk_mib != 0 && req->disk_mib != vm->rec.disk_mib))
+		return refuse(h, peer, req->vm, PROTO_CONFLICT, "prepared with other values");
+	rep->disk_mib = vm->rec.disk_mib;
+	return PROTO_OK;
+}
+
+int on_vm_prepare(struct helper *h, struct peer *peer, const struct vm_prepare_req *req,
+		  struct vm_prepare_rep *rep, struct fdlist *fds)
+{
+	struct vm *vm = vm_find(h, req->vm);
+	struct image image;
+	struct err err = {0};
+	uint32_t disk_mib;
+	int r;
+
+	(void)fds;
+	if (vm)
+		return prepare_again(h, peer, vm, req, rep);
+	r = image_load(h->image_fd, req->image, &image, &err);
+	if (r < 0)
+		return refuse(h, peer, req->vm, status_of(r), err.text);
+	disk_mib = req->disk_mib != 0 ? req->disk_mib : image.min_disk_mib;
+	if (disk_mib < image.min_disk_mib)
+		return refuse(h, peer, req->vm, PROTO_INVALID, "disk below the image's minimum");
+	if (disk_mib > h->config.max_disk_mib)
+		return refuse(h, peer, req->vm, PROTO_LIMIT, "disk over max_disk_mib");
+	vm = vm_free_slot(h, req->vm);
+	if (!vm)
+		return refuse(h, peer, req->vm, PROTO_LIMIT, "as many VMs as max_vms");
+	vm->rec.disk_mib = disk_mib;
+	memcpy(vm->rec.image, req->image, sizeof(vm->rec.image));
+	return vm_prepare(h, vm, server_defer(peer));
+}
+
+int on_vm_seed(struct helper *h, struct peer *peer, const struct vm_seed_req *req,
+	       struct vm_seed_rep *rep, struct fdlist *fds)
+{
+	_cleanup_close_ int memfd = fdlist_take(fds);
+	struct vm *vm = vm_find(h, req->vm);
+	ssize_t size = fd_memfd_check(memfd, PROTO_SEED_MAX);
+	bool again = vm && vm->seeded;
+	int r;
+
+	(void)rep;
+	if (!vm)
+		return refuse(h, peer, req->vm, PROTO_NOT_FOUND, "not prepared");
+	if (vm->phase == VM_PREPARING)
+		return PROTO_BUSY;
+	if (size < 0)
+		return refuse(h, peer, req->vm, PROTO_INVALID, "seed is no sealed memfd in bounds");
+	r = vmdir_seed(h, vm, memfd, (size_t)size);
+	if (r == -EEXIST)
+		return refuse(h, peer, req->vm, PROTO_CONFLICT, "another seed is there");
+	if (r < 0) {
+		audit_event(h, LOG_ERR, "vm-seed-failed", LOG_STR("VM", vm->name), LOG_ERRNO(r));
+		return status_of(r) == PROTO_NO_SPACE ? PROTO_NO_SPACE : PROTO_FAILED;
+	}
+	vm->seeded = true;
+	if (!again)
+		audit_event(h, LOG_NOTICE, "vm-seed", LOG_STR("VM", vm->name),
+			    LOG_NUM("BYTES", size));
+	return PROTO_OK;
+}
+
+/* Does another VM that runs, or is about to, hold one of these host ports? */
+static bool ports_taken(const struct helper *h, const struct vm *self,
+			const struct proto_port *ports)
+{
+	size_t n = proto_ports_count(ports);
+
+	for (size_t v = 0; v < PROTO_MAX_VMS; v++) {
+		const struct vm *vm = &h->vms[v];
+
+		for (size_t i = 0; vm != self && i < n; i++)
+			for (size_t j = 0; j < proto_ports_count(vm->ports); j++)
+				if (vm->ports[j].host == ports[i].host)
+					return true;
+	}
+	return false;
+}
+
+static int may_start(struct helper *h, struct peer *peer, const struct vm *vm,
+		     const struct vm_start_req *req)
+{
+	const struct config *c = &h->config;
+	uint64_t total = req->memory_mib;
+
+	for (size_t i = 0; i < PROTO_MAX_VMS; i++)
+		total += h->vms[i].run.memory_mib;
+	if (!vm->seeded)
+		return refuse(h, peer, req->vm, PROTO_INVALID, "no seed yet");
+	if (req->cpus > c->max_cpus)
+		return refuse(h, peer, req->vm, PROTO_LIMIT, "cpus over max_cpus");
+	if (req->memory_mib > c->max_memory_mib)
+		return refuse(h, peer, req->vm, PROTO_LIMIT, "memory over max_memory_mib");
+	if (total > c->max_total_memory_mib)
+		return refuse(h, peer, req->vm, PROTO_LIMIT, "memory over max_total_memory_mib");
+	for (size_t i = 0; i < proto_ports_count(req->ports); i++)
+		if (req->ports[i].host < c->port_low || req->ports[i].host > c->port_high)
+			return refuse(h, peer, req->vm, PROTO_DENIED, "host port out of range");
+	if (ports_taken(h, vm, req->ports))
+		return refuse(h, peer, req->vm, PROTO_CONFLICT, "host port of another VM");
+	return PROTO_OK;
+}
+
+int on_vm_start(struct helper *h, struct peer *peer, const struct vm_start_req *req,
+		struct vm_start_rep *rep, struct fdlist *fds)
+{
+	struct vm *vm = vm_find(h, req->vm);
+	int r;
+
+	(void)rep;
+	(void)fds;
+	if (!vm)
+		return refuse(h, peer, req->vm, PROTO_NOT_FOUND, "not prepared");
+	if (vm->phase != VM_IDLE)
+		return vm->phase == VM_UP ? PROTO_ALREADY : PROTO_BUSY;
+	r = may_start(h, peer, vm, req);
+	if (r != PROTO_OK)
+		return r;
+	vm->ticket = server_defer(peer);
+	vm->phase = VM_WAIT_ACCEL;
+	vm->run.cpus = req->cpus;
+	vm->run.memory_mib = req->memory_mib;
+	memcpy(vm->ports, req->ports, sizeof(vm->ports));
+	if (accel_ready(h))
+		vm_launch(h, vm);
+	return PROTO_DEFERRED;
+}
+
+int on_vm_kill(struct helper *h, struct peer *peer, const struct vm_kill_req *req,
+	       struct vm_kill_rep *rep, struct fdlist *fds)
+{
+	struct vm *vm = vm_find(h, req->vm);
+
+	(void)rep;
+	(void)fds;
+	if (!vm || req->generation > vm->rec.generation)
+		return refuse(h, peer, req->vm, PROTO_NOT_FOUND, "no such generation");
+	if (req->generation < vm->rec.generation || vm->phase == VM_IDLE)
+		return PROTO_ALREADY;
+	if (vm->phase != VM_UP)
+		return PROTO_BUSY;
+	vm_kill(h, vm);
+	return PROTO_OK;
+}
+
+static uint32_t wire_state(const struct vm *vm)
+{
+	switch (vm->phase) {
+	case VM_PREPARING:
+		return PROTO_VM_ABSENT;
+	case VM_WAIT_ACCEL:
+	case VM_LAUNCHING:
+		return PROTO_VM_STARTING;
+	case VM_UP:
+		return PROTO_VM_RUNNING;
+	case VM_IDLE:
+	case VM_ENDING:
+		break;
+	}
+	return vm->seeded ? PROTO_VM_SEEDED : PROTO_VM_PREPARED;
+}
+
+int on_vm_describe(struct helper *h, struct peer *peer, const struct vm_describe_req *req,
+		   struct vm_describe_rep *rep, struct fdlist *fds)
+{
+	const struct vm *vm = vm_find(h, req->vm);
+
+	(void)peer;
+	(void)fds;
+	if (!vm)
+		return PROTO_OK; /* all zero: PROTO_VM_ABSENT */
+	rep->state = wire_state(vm);
+	rep->generation = vm->rec.generation;
+	rep->disk_mib = vm->rec.disk_mib;
+	rep->started_s = vm->run.started_s;
+	rep->accel = vm->run.accel;
+	rep->cpus = vm->run.cpus;
+	rep->memory_mib = vm->run.memory_mib;
+	rep->limited = vm->run.limited;
+	memcpy(rep->ports, vm->ports, sizeof(rep->ports));
+	if (vm->phase == VM_IDLE) {
+		rep->exit_kind = vm->rec.exit_kind;
+		rep->exit_code = vm->rec.exit_code;
+	}
+	return PROTO_OK;
+}
+
+int on_vm_list(struct helper *h, struct peer *peer, const struct vm_list_req *req,
+	       struct vm_list_rep *rep, struct fdlist *fds)
+{
+	size_t n = 0;
+
+	(void)peer;
+	(void)req;
+	(void)fds;
+	for (size_t i = 0; i < PROTO_MAX_VMS; i++)
+		if (h->vms[i].name[0] != '\0' && h->vms[i].phase != VM_PREPARING)
+			memcpy(rep->vms[n++], h->vms[i].name, PROTO_NAME_SIZE);
+	return PROTO_OK;
+}
+
+int on_vm_forget(struct helper *h, struct peer *peer, const struct vm_forget_req *req,
+		 struct vm_forget_rep *rep, struct fdlist *fds)
+{
+	struct vm *vm = vm_find(h, req->vm);
+	int r;
+
+	(void)peer;
+	(void)rep;
+	(void)fds;
+	if (!vm)
+		return PROTO_OK;
+	if (vm->phase != VM_IDLE)
+		return PROTO_BUSY;
+	r = vmdir_remove(h->vms_fd, vm->name);
+	audit_event(h, r < 0 ? LOG_ERR : LOG_NOTICE, r < 0 ? "vm-forget-failed" : "vm-forget",
+		    LOG_STR("VM", vm->name), LOG_ERRNO(r));
+	if (r < 0)
+		return PROTO_FAILED;
+	memset(vm->name, 0, sizeof(vm->name));
+	return PROTO_OK;
+}
+
+int on_vm_subscribe(struct helper *h, struct peer *peer, const struct vm_subscribe_req *req,
+		    struct vm_subscribe_rep *rep, struct fdlist *fds)
+{
+	(void)h;
+	(void)req;
+	(void)rep;
+	(void)fds;
+	peer->subscribed = true;
+	return PROTO_OK;
+}

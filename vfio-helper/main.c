@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * vfio-helper: the suite's root process. Start-up stages, nothing else.
+ * Trust: runs as root; reads its arguments and helper.conf before it is confined.
+ */
+#include "vfio-helper/helper.h"
+
+#include "common/notify.h"
+#include "common/priv.h"
+#include "vfio-helper.filter.h"
+
+#include <getopt.h>
+#include <linux/capability.h>
+
+#define DEFAULT_CONFIG "/etc/qudata/helper.conf"
+
+static const char usage[] =
+	"usage: vfio-helper [--config FILE] [--check-config]\n"
+	"       vfio-helper --version | --help\n"
+	"\n"
+	"The root helper of qudata-agent: makes, starts and ends VMs for agentd.\n"
+	"  --config FILE    read FILE instead of " DEFAULT_CONFIG "\n"
+	"  --check-config   check the configuration and the accounts, then exit\n";
+
+static struct helper helper = {.epoll_fd = -EBADF,
+			       .listen_fd = -EBADF,
+			       .signal_fd = -EBADF,
+			       .state_fd = -EBADF,
+			       .vms_fd = -EBADF,
+			       .run_fd = -EBADF,
+			       .image_fd = -EBADF,
+			       .audit_fd = -EBADF,
+			       .cgroup_fd = -EBADF,
+			       .spawner.fd = -EBADF};
+
+struct options {
+	const char *config;
+	bool check_only;
+};
+
+/* Returns 0 to go on, 1 when all is said, or -EINVAL. */
+static int parse_options(int argc, char *argv[], struct options *ret_options)
+{
+	static const struct option longs[] = {{"config", required_argument, NULL, 'c'},
+					      {"check-config", no_argument, NULL, 'k'},
+					      {"version", no_argument, NULL, 'v'},
+					      {"help", no_argument, NULL, 'h'},
+					      {0}};
+	int c;
+
+	*ret_options = (struct options){.config = DEFAULT_CONFIG};
+	while ((c = getopt_long(argc, argv, "", longs, NULL)) != -1) {
+		if (c == 'c') {
+			ret_options->config = optarg;
+		} else if (c == 'k') {
+			ret_options->check_only = true;
+		} else if (c == 'v' || c == 'h') {
+			(void)fputs(c == 'v' ? "vfio-helper " QUDATA_VERSION "\n" : usage, stdout);
+			return 1;
+		} else {
+			return -EINVAL;
+		}
+	}
+	return optind == argc ? 0 : -EINVAL;
+}
+
+static int run(struct helper *h, const struct options *options, struct err *reterr)
+{
+	int r = config_load(options->config, &h->config, reterr);
+
+	if (r == 0)
+		r = accounts_load(&h->config, "/etc/passwd", &h->accounts, reterr);
+	if (r < 0 || options->check_only)
+		return r;
+	if (geteuid() != 0)
+		return err_set(reterr, -EPERM, "vfio-helper has to be started as root");
+
+	stage_enter(STAGE_OPEN);
+	notify_open();
+	r = helper_open(h, reterr);
+	if (r < 0)
+		return r;
+
+	stage_enter(STAGE_DROP);
+	/* To give disks and sockets their owners, and to kill processes of the VMs' users. */
+	r = priv_drop(UINT64_C(1) << CAP_CHOWN | UINT64_C(1) << CAP_KILL, reterr);
+	if (r < 0)
+		return r;
+
+	stage_enter(STAGE_SECCOMP);
+	r = priv_enter_filter("vfio-helper", filter_vfio_helper, filter_vfio_helper_len, reterr);
+	if (r < 0)
+		return r;
+
+	stage_enter(STAGE_RUN);
+	r = helper_begin(h, reterr);
+	if (r < 0)
+		return r;
+	notify_ready("serving");
+	r = loop_run(h);
+	notify_stopping();
+	return r < 0 ? err_errno(reterr, r, "the event loop ended") : 0;
+}
+
+int main(int argc, char *argv[])
+{
+	struct err err = {0};
+	struct options options;
+	int r = priv_sane_start(argc, &err);
+
+	stage_enter(STAGE_CONFIG);
+	log_open("vfio-helper", LOG_INFO);
+	if (r == 0) {
+		r = parse_options(argc, argv, &options);
+		if (r != 0) {
+			if (r < 0)
+				(void)fputs(usage, stderr);
+			return r < 0 ? 2 : 0;
+		}
+		r = run(&helper, &options, &err);
+	}
+	helper_done(&helper);
+	if (r < 0)
+		log_event(LOG_ERR, err.text);
+	return r < 0 ? 1 : 0;
+}

@@ -1,0 +1,561 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The life of VMs: made, launched, ended, found again after a restart of the helper.
+ * Trust: runs as root; decides from the helper's own records and the kernel's answers.
+ */
+#include "vfio-helper/helper.h"
+
+#include "common/fd.h"
+
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <time.h>
+
+#define PREPARE_DEADLINE_MS 30000
+#define LAUNCH_DEADLINE_MS  10000
+
+enum proto_status status_of(int r)
+{
+	switch (r) {
+	case 0:
+		return PROTO_OK;
+	case -ENOSPC:
+	case -EDQUOT:
+		return PROTO_NO_SPACE;
+	case -ENOENT:
+		return PROTO_NOT_FOUND;
+	case -EEXIST:
+		return PROTO_CONFLICT;
+	default:
+		return PROTO_FAILED;
+	}
+}
+
+static uint32_t slot_of(const struct helper *h, const struct vm *vm)
+{
+	return (uint32_t)(vm - h->vms);
+}
+
+static void vm_reset(struct vm *vm)
+{
+	*vm = (struct vm){.qemu = CHILD_NONE,
+			  .passt = CHILD_NONE,
+			  .gate = -EBADF,
+			  .disk_fd = -EBADF,
+			  .qemu_watch.fd = -EBADF,
+			  .passt_watch.fd = -EBADF,
+			  .gate_watch.fd = -EBADF};
+}
+
+struct vm *vm_find(struct helper *h, const char *name)
+{
+	for (size_t i = 0; i < PROTO_MAX_VMS; i++)
+		if (h->vms[i].name[0] != '\0' && STR_EQ(h->vms[i].name, name))
+			return &h->vms[i];
+	return NULL;
+}
+
+struct vm *vm_free_slot(struct helper *h, const char *name)
+{
+	for (uint32_t i = 0; i < h->config.max_vms; i++) {
+		struct vm *vm = &h->vms[i];
+
+		if (vm->name[0] != '\0')
+			continue;
+		vm_reset(vm);
+		(void)proto_name_set(vm->name, name);
+		vm->rec.slot = i;
+		return vm;
+	}
+	return NULL;
+}
+
+bool vm_is_up(const struct vm *vm)
+{
+	return vm->phase == VM_LAUNCHING || vm->phase == VM_UP || vm->phase == VM_ENDING;
+}
+
+static void reply(struct helper *h, struct vm *vm, enum proto_status status, const void *rep)
+{
+	struct fdlist none = {0};
+
+	server_reply(&h->server, &vm->ticket, status, rep, &none);
+}
+
+/* The spawner not answering is the end: the service manager starts both halves anew. */
+static int check_spawner(struct helper *h, int r)
+{
+	if (r == -EPIPE || r == -ETIMEDOUT)
+		h->fatal = r;
+	return r;
+}
+
+static void no_fds(int fds[static FD_ROLES])
+{
+	for (size_t i = 0; i < FD_ROLES; i++)
+		fds[i] = -EBADF;
+}
+
+/* ---- preparing ---- */
+
+static void prepare_end(struct helper *h, struct vm *vm, int r)
+{
+	const struct vm_prepare_rep rep = {.disk_mib = vm->rec.disk_mib};
+
+	loop_unwatch(h, &vm->qemu_watch);
+	child_close(&vm->qemu);
+	vm->disk_fd = safe_close(vm->disk_fd);
+	vm->deadline_ms = 0;
+	vm->phase = VM_IDLE;
+	if (r == 0) {
+		audit_event(h, LOG_NOTICE, "vm-prepare", LOG_STR("VM", vm->name),
+			    LOG_STR("IMAGE", vm->rec.image), LOG_NUM("DISK_MIB", vm->rec.disk_mib),
+			    LOG_NUM("SLOT", vm->rec.slot));
+		reply(h, vm, PROTO_OK, &rep);
+		return;
+	}
+	audit_event(h, LOG_ERR, "vm-prepare-failed", LOG_STR("VM", vm->name), LOG_ERRNO(r));
+	(void)vmdir_remove(h->vms_fd, vm->name);
+	reply(h, vm, status_of(r) == PROTO_NO_SPACE ? PROTO_NO_SPACE : PROTO_FAILED, NULL);
+	vm_reset(vm);
+}
+
+static void on_image_made(struct helper *h, void *arg)
+{
+	struct vm *vm = arg;
+	uint32_t kind, code;
+	char words[200];
+	int r = 0;
+
+	spawn_reap(&h->spawner, &vm->qemu, &kind, &code);
+	if (kind != PROTO_EXIT_CODE || code != 0) {
+		child_last_words(&vm->qemu, words, sizeof(words));
+		log_event(LOG_ERR, "qemu-img failed", LOG_STR("VM", vm->name),
+			  LOG_STR("STDERR", words));
+		r = strstr(words, "No space left") ? -ENOSPC : -EIO;
+	}
+	if (r == 0)
+		r = vmdir_finish(h, vm, vm->disk_fd);
+	prepare_end(h, vm, r);
+}
+
+int vm_prepare(struct helper *h, struct vm *vm, struct ticket ticket)
+{
+	struct spawn_spec spec = {
+		.program = PROGRAM_QEMU_IMG, .slot = slot_of(h, vm), .disk_mib = vm->rec.disk_mib};
+	int fds[FD_ROLES], r;
+
+	no_fds(fds);
+	vm->ticket = ticket;
+	vm->phase = VM_PREPARING;
+	memcpy(spec.vm, vm->name, sizeof(spec.vm));
+	r = vmdir_create(h, vm, &vm->disk_fd);
+	fds[FD_DISK] = vm->disk_fd;
+	if (r == 0)
+		r = check_spawner(h, spawn_child(&h->spawner, &spec, fds, &vm->qemu));
+	if (r == 0)
+		r = loop_watch(h, &vm->qemu_watch, vm->qemu.pidfd, on_image_made, vm);
+	if (r < 0)
+		prepare_end(h, vm, r);
+	else
+		vm->deadline_ms = loop_now_ms() + PREPARE_DEADLINE_MS;
+	return PROTO_DEFERRED;
+}
+
+/* ---- ending ---- */
+
+static void write_exit(struct helper *h, struct vm *vm)
+{
+	_cleanup_close_ int dir = vmdir_open(h->vms_fd, vm->name);
+	int r = dir < 0 ? dir : RECORD_SAVE(dir, "vm.conf", vm, &vm->rec);
+
+	if (r < 0)
+		log_event(LOG_ERR, "a VM's record cannot be written", LOG_STR("VM", vm->name),
+			  LOG_ERRNO(r));
+}
+
+/* Both children are gone: the VM may be started again. */
+static void vm_ended(struct helper *h, struct vm *vm)
+{
+	struct vm_exited_ev event = {.generation = vm->rec.generation,
+				     .exit_kind = vm->rec.exit_kind,
+				     .exit_code = vm->rec.exit_code};
+	bool was_up = vm->phase == VM_UP;
+
+	memcpy(event.vm, vm->name, sizeof(event.vm));
+	loop_unwatch(h, &vm->gate_watch);
+	vm->gate = safe_close(vm->gate);
+	(void)vmdir_remove(h->run_fd, vm->name);
+	cgroup_remove(h, vm);
+	vm->phase = VM_IDLE;
+	vm->deadline_ms = 0;
+	memset(&vm->run, 0, sizeof(vm->run));
+	memset(vm->ports, 0, sizeof(vm->ports));
+	if (!was_up)
+		return;
+	write_exit(h, vm);
+	audit_event(h, LOG_NOTICE, "vm-exit", LOG_STR("VM", vm->name),
+		    LOG_NUM("GENERATION", vm->rec.generation),
+		    LOG_NUM("EXIT_KIND", vm->rec.exit_kind),
+		    LOG_NUM("EXIT_CODE", vm->rec.exit_code));
+	server_event(&h->server, PROTO_AGENTD, OP_VM_EXITED, &event);
+}
+
+/* A launch that cannot be completed: the children go, the request is answered now. */
+static void launch_fail(struct helper *h, struct vm *vm, int r, const char *why)
+{
+	audit_event(h, LOG_ERR, "vm-start-failed", LOG_STR("VM", vm->name), LOG_STR("WHY", why),
+		    LOG_ERRNO(r));
+	reply(h, vm, status_of(r) == PROTO_NO_SPACE ? PROTO_NO_SPACE : PROTO_FAILED, NULL);
+	vm->phase = VM_ENDING;
+	vm->deadline_ms = 0;
+	loop_unwatch(h, &vm->gate_watch);
+	vm->gate = safe_close(vm->gate); /* at the gate they see the end and leave */
+	child_kill(&vm->qemu);
+	child_kill(&vm->passt);
+	if (vm->qemu.pidfd < 0 && vm->passt.pidfd < 0)
+		vm_ended(h, vm);
+}
+
+static void log_end(const struct vm *vm, const char *program, const struct child *c, uint32_t kind,
+		    uint32_t code)
+{
+	char words[200];
+
+	if (kind == PROTO_EXIT_CODE && code == 0)
+		return;
+	child_last_words(c, words, sizeof(words));
+	log_event(LOG_WARNING, "a VM's process ended abnormally", LOG_STR("VM", vm->name),
+		  LOG_STR("PROGRAM", program), LOG_NUM("EXIT_KIND", kind),
+		  LOG_NUM("EXIT_CODE", code), LOG_STR("STDERR", words));
+}
+
+static void on_qemu_exit(struct helper *h, void *arg)
+{
+	struct vm *vm = arg;
+
+	loop_unwatch(h, &vm->qemu_watch);
+	spawn_reap(&h->spawner, &vm->qemu, &vm->rec.exit_kind, &vm->rec.exit_code);
+	log_end(vm, "qemu", &vm->qemu, vm->rec.exit_kind, vm->rec.exit_code);
+	child_close(&vm->qemu);
+	child_kill(&vm->passt);
+	if (vm->phase == VM_LAUNCHING)
+		launch_fail(h, vm, -EIO, "QEMU ended before its start");
+	else if (vm->passt.pidfd < 0)
+		vm_ended(h, vm);
+}
+
+/*
+ * QEMU cannot be given a new network, so a VM whose passt is gone is one that nobody can reach
+ * again: it ends, which its owner is told, rather than run on unreachable.
+ */
+static void on_passt_exit(struct helper *h, void *arg)
+{
+	struct vm *vm = arg;
+	uint32_t kind, code;
+
+	loop_unwatch(h, &vm->passt_watch);
+	spawn_reap(&h->spawner, &vm->passt, &kind, &code);
+	if (vm->qemu.pidfd >= 0) {
+		log_end(vm, "passt", &vm->passt, kind, code);
+		audit_event(h, LOG_ERR, "vm-network-lost", LOG_STR("VM", vm->name),
+			    LOG_NUM("GENERATION", vm->rec.generation));
+	}
+	child_close(&vm->passt);
+	child_kill(&vm->qemu);
+	if (vm->phase == VM_LAUNCHING)
+		launch_fail(h, vm, -EIO, "passt ended before its start");
+	else if (vm->qemu.pidfd < 0)
+		vm_ended(h, vm);
+}
+
+void vm_kill(struct helper *h, struct vm *vm)
+{
+	audit_event(h, LOG_NOTICE, "vm-kill", LOG_STR("VM", vm->name),
+		    LOG_NUM("GENERATION", vm->rec.generation));
+	child_kill(&vm->qemu);
+	child_kill(&vm->passt);
+	cgroup_kill(h, vm);
+}
+
+/* ---- launching ---- */
+
+static int remember_running(struct helper *h, struct vm *vm)
+{
+	_cleanup_close_ int dir = vmdir_open(h->run_fd, vm->name);
+	struct run_record *run = &vm->run;
+	uid_t uid;
+	int r;
+
+	if (dir < 0)
+		return dir;
+	memcpy(run->boot_id, h->boot_id, sizeof(run->boot_id));
+	ports_to_text(vm->ports, run->ports_text);
+	run->qemu_pid = (uint32_t)vm->qemu.pid;
+	run->passt_pid = (uint32_t)vm->passt.pid;
+	run->generation = vm->rec.generation;
+	run->started_s = (uint32_t)time(NULL);
+	r = process_identify(vm->qemu.pid, run->qemu_start, &uid);
+	if (r == 0)
+		r = process_identify(vm->passt.pid, run->passt_start, &uid);
+	return r < 0 ? r : RECORD_SAVE(dir, "running", run, run);
+}
+
+/* passt's process has proved that the guest will not reach us: both may go. */
+static void on_gate(struct helper *h, void *arg)
+{
+	struct vm *vm = arg;
+	struct vm_start_rep rep = {.generation = vm->rec.generation, .accel = vm->run.accel};
+	char byte = 0;
+	int r;
+
+	loop_unwatch(h, &vm->gate_watch);
+	if (read(vm->gate, &byte, 1) != 1 || byte != 'I') {
+		char words[200];
+
+		child_last_words(&vm->passt, words, sizeof(words));
+		launch_fail(h, vm, -EIO, words[0] ? words : "the children did not get to the gate");
+		return;
+	}
+	r = remember_running(h, vm);
+	if (r == 0)
+		r = fd_write_all(vm->gate, "GG", 2);
+	if (r < 0) {
+		launch_fail(h, vm, r, "the start could not be recorded");
+		return;
+	}
+	vm->gate = safe_close(vm->gate);
+	vm->deadline_ms = 0;
+	vm->phase = VM_UP;
+	audit_event(h, LOG_NOTICE, "vm-start", LOG_STR("VM", vm->name),
+		    LOG_NUM("GENERATION", vm->rec.generation), LOG_NUM("CPUS", vm->run.cpus),
+		    LOG_NUM("MEMORY_MIB", vm->run.memory_mib),
+		    LOG_STR("ACCEL", vm->run.accel == PROTO_ACCEL_KVM ? "kvm" : "tcg"),
+		    LOG_STR("PORTS", vm->run.ports_text), LOG_NUM("PID", vm->qemu.pid),
+		    LOG_NUM("UID", h->accounts.vm[slot_of(h, vm)].uid));
+	reply(h, vm, PROTO_OK, &rep);
+}
+
+static void close_roles(int fds[static FD_ROLES])
+{
+	for (size_t i = 0; i < FD_ROLES; i++)
+		fds[i] = safe_close(fds[i]);
+}
+
+/* All that QEMU is to hold, into @fds; the generation is used up before anything starts. */
+static int gather(struct helper *h, struct vm *vm, int fds[static FD_ROLES],
+		  struct spawn_spec *spec, struct err *reterr)
+{
+	_cleanup_close_ int dir = vmdir_open(h->vms_fd, vm->name);
+	struct image image;
+	struct image_fds image_fds;
+	int r = image_load(h->image_fd, vm->rec.image, &image, reterr);
+
+	if (r == 0)
+		r = image_open(h->image_fd, vm->rec.image, &image_fds, reterr);
+	if (r < 0)
+		return r == -ENOENT ? -EIO : r;
+	fds[FD_BASE] = image_fds.disk;
+	fds[FD_KERNEL] = image_fds.kernel;
+	fds[FD_INITRD] = image_fds.initrd;
+	spec->base_format = image.format;
+	memcpy(spec->append, image.append, sizeof(spec->append));
+	if (dir < 0)
+		return err_errno(reterr, dir, "VM directory");
+	fds[FD_DISK] = vmdir_open_file(dir, "disk.qcow2", O_RDWR);
+	fds[FD_SEED] = vmdir_open_file(dir, "seed.img", O_RDONLY);
+	if (fds[FD_DISK] < 0 || fds[FD_SEED] < 0)
+		return err_set(reterr, -EIO, "the VM's disks cannot be opened");
+	vm->rec.generation++;
+	vm->rec.exit_kind = PROTO_EXIT_UNKNOWN; /* what is true should we die from here on */
+	vm->rec.exit_code = 0;
+	r = RECORD_SAVE(dir, "vm.conf", vm, &vm->rec);
+	if (r < 0)
+		return err_errno(reterr, r, "VM record");
+	fds[FD_CGROUP] = cgroup_make(h, vm);
+	return vmdir_run(h, vm, fds, reterr);
+}
+
+static int connect_pair(int type, int *ret_a, int *ret_b)
+{
+	int pair[2];
+
+	if (socketpair(AF_UNIX, type | SOCK_CLOEXEC, 0, pair) < 0)
+		return -errno;
+	*ret_a = pair[0];
+	*ret_b = pair[1];
+	return 0;
+}
+
+/* passt gets the gate, its end of the network and nothing else of what QEMU gets. */
+static int start_children(struct helper *h, struct vm *vm, struct spawn_spec *spec,
+			  int fds[static FD_ROLES])
+{
+	_cleanup_close_ int passt_end = -EBADF;
+	int passt_fds[FD_ROLES];
+	int r = connect_pair(SOCK_STREAM, &fds[FD_NET], &passt_end);
+
+	if (r == 0)
+		r = connect_pair(SOCK_STREAM, &fds[FD_GATE], &vm->gate);
+	if (r < 0)
+		return r;
+	no_fds(passt_fds);
+	passt_fds[FD_CGROUP] = fds[FD_CGROUP];
+	passt_fds[FD_GATE] = fds[FD_GATE];
+	passt_fds[FD_NET] = passt_end;
+	spec->program = PROGRAM_QEMU;
+	r = check_spawner(h, spawn_child(&h->spawner, spec, fds, &vm->qemu));
+	if (r < 0)
+		return r;
+	spec->program = PROGRAM_PASST;
+	r = check_spawner(h, spawn_child(&h->spawner, spec, passt_fds, &vm->passt));
+	if (r == 0)
+		r = loop_watch(h, &vm->qemu_watch, vm->qemu.pidfd, on_qemu_exit, vm);
+	if (r == 0)
+		r = loop_watch(h, &vm->passt_watch, vm->passt.pidfd, on_passt_exit, vm);
+	if (r == 0)
+		r = loop_watch(h, &vm->gate_watch, vm->gate, on_gate, vm);
+	return r;
+}
+
+void vm_launch(struct helper *h, struct vm *vm)
+{
+	struct spawn_spec spec = {
+		.slot = slot_of(h, vm), .cpus = vm->run.cpus, .memory_mib = vm->run.memory_mib};
+	enum proto_accel accel = (enum proto_accel)h->accel.rec.accel;
+	struct err err = {.text = "a process could not be started"};
+	int fds[FD_ROLES], r;
+
+	no_fds(fds);
+	vm->phase = VM_LAUNCHING;
+	vm->run.accel = accel == PROTO_ACCEL_KVM ? PROTO_ACCEL_KVM : PROTO_ACCEL_TCG;
+	spec.accel = vm->run.accel;
+	memcpy(spec.vm, vm->name, sizeof(spec.vm));
+	memcpy(spec.ports, vm->ports, sizeof(spec.ports));
+	r = gather(h, vm, fds, &spec, &err);
+	if (r == 0)
+		r = start_children(h, vm, &spec, fds);
+	close_roles(fds);
+	if (r < 0)
+		launch_fail(h, vm, r, err.text);
+	else
+		vm->deadline_ms = loop_now_ms() + LAUNCH_DEADLINE_MS;
+}
+
+void vm_expire(struct helper *h, uint64_t now_ms)
+{
+	for (size_t i = 0; i < PROTO_MAX_VMS; i++) {
+		struct vm *vm = &h->vms[i];
+
+		if (vm->deadline_ms == 0 || now_ms < vm->deadline_ms)
+			continue;
+		vm->deadline_ms = 0;
+		if (vm->phase == VM_PREPARING)
+			child_kill(&vm->qemu); /* on_image_made() goes on from there */
+		else if (vm->phase == VM_LAUNCHING)
+			launch_fail(h, vm, -ETIMEDOUT, "the children did not get to the gate");
+	}
+}
+
+/* ---- finding again ---- */
+
+/* Takes hold of a recorded process if it is still the same one and runs as the slot's user. */
+static int adopt_child(uint32_t pid, const char *start, uid_t uid, struct child *ret_child)
+{
+	_cleanup_close_ int pidfd = -EBADF;
+	char now[24];
+	uid_t now_uid;
+	int r;
+
+	if (pid == 0 || pid > INT_MAX)
+		return -ESRCH;
+	/* First the pidfd, then the questions: what they say is then about the one we hold. */
+	pidfd = (int)syscall(SYS_pidfd_open, (pid_t)pid, 0);
+	if (pidfd < 0)
+		return -errno;
+	r = process_identify((pid_t)pid, now, &now_uid);
+	if (r < 0)
+		return r;
+	if (!STR_EQ(now, start) || now_uid != uid)
+		return -ESRCH;
+	*ret_child =
+		(struct child){.pid = (pid_t)pid, .pidfd = TAKE_FD(pidfd), .stderr_fd = -EBADF};
+	return 0;
+}
+
+static int adopt(struct helper *h, struct vm *vm)
+{
+	_cleanup_close_ int dir = vmdir_open(h->run_fd, vm->name);
+	uid_t uid = h->accounts.vm[slot_of(h, vm)].uid;
+	int r = dir < 0 ? dir : RECORD_LOAD(dir, "running", run, &vm->run);
+
+	if (r < 0)
+		return r;
+	if (!STR_EQ(vm->run.boot_id, h->boot_id) || vm->run.generation != vm->rec.generation)
+		return -ESRCH;
+	r = ports_from_text(vm->run.ports_text, vm->ports);
+	if (r < 0)
+		return r;
+	/* passt first: should QEMU be gone, passt has to go, too. */
+	(void)adopt_child(vm->run.passt_pid, vm->run.passt_start, uid, &vm->passt);
+	r = adopt_child(vm->run.qemu_pid, vm->run.qemu_start, uid, &vm->qemu);
+	if (r < 0 && vm->passt.pidfd < 0)
+		return r;
+	vm->phase = VM_UP;
+	if (vm->qemu.pidfd >= 0)
+		r = loop_watch(h, &vm->qemu_watch, vm->qemu.pidfd, on_qemu_exit, vm);
+	else
+		child_kill(&vm->passt);
+	if (vm->passt.pidfd >= 0)
+		r = loop_watch(h, &vm->passt_watch, vm->passt.pidfd, on_passt_exit, vm);
+	else
+		child_kill(&vm->qemu);
+	audit_event(h, LOG_NOTICE, "vm-adopt", LOG_STR("VM", vm->name),
+		    LOG_NUM("GENERATION", vm->rec.generation), LOG_NUM("PID", vm->run.qemu_pid));
+	return r;
+}
+
+static int load_one(void *arg, const char *name)
+{
+	struct helper *h = arg;
+	_cleanup_close_ int dir = vmdir_open(h->vms_fd, name);
+	struct vm_record rec = {0};
+	struct vm *vm;
+	int r;
+
+	if (dir < 0) {
+		log_event(LOG_WARNING, "no VM's directory", LOG_STR("NAME", name), LOG_ERRNO(dir));
+		return 0;
+	}
+	r = RECORD_LOAD(dir, "vm.conf", vm, &rec);
+	if (r == -ENOENT) /* a crash came before the end of making or removing it */
+		return vmdir_remove(h->vms_fd, name);
+	if (r < 0 || rec.slot >= h->config.max_vms || h->vms[rec.slot].name[0] != '\0') {
+		log_event(LOG_ERR, "vm.conf is damaged, or max_vms was lowered below its slot",
+			  LOG_STR("VM", name));
+		return -EINVAL;
+	}
+	vm = &h->vms[rec.slot];
+	(void)proto_name_set(vm->name, name);
+	vm->rec = rec;
+	vm->seeded = vmdir_has(dir, "seed.img");
+	r = adopt(h, vm);
+	if (r < 0) {
+		(void)vmdir_remove(h->run_fd, name);
+		cgroup_remove(h, vm);
+		memset(&vm->run, 0, sizeof(vm->run));
+		memset(vm->ports, 0, sizeof(vm->ports));
+	}
+	return 0;
+}
+
+int vm_load_all(struct helper *h, struct err *reterr)
+{
+	int r;
+
+	for (size_t i = 0; i < PROTO_MAX_VMS; i++)
+		vm_reset(&h->vms[i]);
+	r = for_each_name(h->vms_fd, load_one, h);
+	return r < 0 ? err_errno(reterr, r, "cannot read the VMs' directories") : 0;
+}

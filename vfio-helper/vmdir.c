@@ -1,0 +1,218 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Directories and files of VMs. Every path is one checked name or one constant below a directory
+ * descriptor, resolved without links.
+ * Trust: runs as root; works below directories that only root can change, except that the new
+ * overlay belongs to the VM's user while qemu-img writes it.
+ */
+#include "vfio-helper/helper.h"
+
+#include "common/fd.h"
+#include "common/ipc.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <sys/syscall.h>
+
+static int open_beneath(int dirfd, const char *name, int flags, mode_t mode)
+{
+	const struct open_how how = {
+		.flags = (unsigned int)(flags | O_CLOEXEC | O_NOCTTY | O_NOFOLLOW),
+		.mode = mode,
+		.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS,
+	};
+	long fd = syscall(SYS_openat2, dirfd, name, &how, sizeof(how));
+
+	return fd < 0 ? -errno : (int)fd;
+}
+
+int vmdir_open(int parent_fd, const char *name)
+{
+	if (!proto_name_valid(name))
+		return -EINVAL;
+	return open_beneath(parent_fd, name, O_RDONLY | O_DIRECTORY, 0);
+}
+
+/* A regular file that has this one name and that only root has written. */
+static int check_file(int fd)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	return S_ISREG(st.st_mode) && st.st_nlink == 1 && st.st_uid == 0 ? 0 : -EPERM;
+}
+
+int vmdir_open_file(int dirfd, const char *file, int flags)
+{
+	_cleanup_close_ int fd = open_beneath(dirfd, file, flags | O_NONBLOCK, 0);
+	int r;
+
+	if (fd < 0)
+		return fd;
+	r = check_file(fd);
+	return r < 0 ? r : TAKE_FD(fd);
+}
+
+bool vmdir_has(int dirfd, const char *file)
+{
+	return faccessat(dirfd, file, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+/* getdents64() by hand: readdir() allocates. */
+int for_each_name(int dirfd, int (*fn)(void *arg, const char *name), void *arg)
+{
+	_cleanup_close_ int fd = open_beneath(dirfd, ".", O_RDONLY | O_DIRECTORY, 0);
+	_Alignas(struct dirent64) char buf[4096];
+
+	if (fd < 0)
+		return fd;
+	for (;;) {
+		ssize_t n = getdents64(fd, buf, sizeof(buf));
+
+		if (n <= 0)
+			return n < 0 ? -errno : 0;
+		for (ssize_t at = 0; at < n;) {
+			const struct dirent64 *entry = (const void *)(buf + at);
+			int r;
+
+			at += entry->d_reclen;
+			if (STR_EQ(entry->d_name, ".") || STR_EQ(entry->d_name, ".."))
+				continue;
+			r = fn(arg, entry->d_name);
+			if (r != 0)
+				return r;
+		}
+	}
+}
+
+static int remove_entry(void *arg, const char *name)
+{
+	return unlinkat(*(const int *)arg, name, 0) < 0 && errno != ENOENT ? -errno : 0;
+}
+
+int vmdir_remove(int parent_fd, const char *name)
+{
+	_cleanup_close_ int dir = vmdir_open(parent_fd, name);
+	int r;
+
+	if (dir == -ENOENT)
+		return 0;
+	if (dir < 0)
+		return dir;
+	/* First of all it stops being a VM: what a crash leaves is removed at the next start. */
+	if (unlinkat(dir, "vm.conf", 0) == 0 && fsync(dir) < 0)
+		return -errno;
+	r = for_each_name(dir, remove_entry, &dir);
+	if (r < 0)
+		return r;
+	if (unlinkat(parent_fd, name, AT_REMOVEDIR) < 0)
+		return -errno;
+	return fsync(parent_fd) < 0 ? -errno : 0;
+}
+
+int vmdir_create(struct helper *h, struct vm *vm, int *ret_disk_fd)
+{
+	_cleanup_close_ int dir = -EBADF, disk = -EBADF;
+	const struct account *user = &h->accounts.vm[vm - h->vms];
+	int r = vmdir_remove(h->vms_fd, vm->name);
+
+	if (r < 0)
+		return r;
+	if (mkdirat(h->vms_fd, vm->name, 0700) < 0)
+		return -errno;
+	dir = vmdir_open(h->vms_fd, vm->name);
+	if (dir < 0)
+		return dir;
+	disk = open_beneath(dir, "disk.qcow2", O_RDWR | O_CREAT | O_EXCL, 0600);
+	if (disk < 0)
+		return disk;
+	/* For qemu-img, which opens it again; vmdir_finish() takes it back. */
+	if (fchown(disk, user->uid, user->gid) < 0)
+		return -errno;
+	*ret_disk_fd = TAKE_FD(disk);
+	return 0;
+}
+
+int vmdir_finish(struct helper *h, struct vm *vm, int disk_fd)
+{
+	_cleanup_close_ int dir = vmdir_open(h->vms_fd, vm->name);
+	int r;
+
+	if (dir < 0)
+		return dir;
+	if (fchown(disk_fd, 0, 0) < 0 || fchmod(disk_fd, 0600) < 0)
+		return -errno;
+	r = check_file(disk_fd);
+	if (r < 0)
+		return r;
+	if (fsync(disk_fd) < 0)
+		return -errno;
+	r = RECORD_SAVE(dir, "vm.conf", vm, &vm->rec);
+	if (r < 0)
+		return r;
+	return fsync(h->vms_fd) < 0 ? -errno : 0;
+}
+
+static int same_content(int fd, const uint8_t *data, size_t size)
+{
+	uint8_t buf[4096];
+	size_t at = 0;
+
+	for (;;) {
+		ssize_t n = pread(fd, buf, sizeof(buf), (off_t)at);
+
+		if (n < 0)
+			return -errno;
+		if (n == 0)
+			return at == size ? 0 : -EEXIST;
+		if ((size_t)n > size - at || memcmp(buf, data + at, (size_t)n) != 0)
+			return -EEXIST;
+		at += (size_t)n;
+	}
+}
+
+int vmdir_seed(struct helper *h, const struct vm *vm, int memfd, size_t size)
+{
+	static uint8_t data[PROTO_SEED_MAX];
+	_cleanup_close_ int dir = vmdir_open(h->vms_fd, vm->name);
+	_cleanup_close_ int old = -EBADF;
+
+	if (dir < 0)
+		return dir;
+	if (size > sizeof(data) || pread(memfd, data, size, 0) != (ssize_t)size)
+		return -EIO;
+	old = vmdir_open_file(dir, "seed.img", O_RDONLY);
+	if (old >= 0)
+		return same_content(old, data, size);
+	return old == -ENOENT ? fd_replace_file(dir, "seed.img", data, size, 0600) : old;
+}
+
+int vmdir_run(struct helper *h, const struct vm *vm, int fds[static FD_ROLES], struct err *reterr)
+{
+	static const struct {
+		const char *name;
+		enum fd_role role;
+	} sockets[] = {
+		{"qmp.sock", FD_QMP}, {"console.sock", FD_CONSOLE}, {"ready.sock", FD_READY}};
+	gid_t gid = h->accounts.vmmon.gid;
+	char path[DIR_TEXT_MAX + PROTO_NAME_SIZE + 16];
+	_cleanup_close_ int dir = -EBADF;
+	int r = vmdir_remove(h->run_fd, vm->name);
+
+	if (r < 0 || mkdirat(h->run_fd, vm->name, 0700) < 0)
+		return err_errno(reterr, r < 0 ? r : -errno, "run directory");
+	dir = vmdir_open(h->run_fd, vm->name);
+	for (size_t i = 0; i < ARRAY_LEN(sockets); i++) {
+		(void)snprintf(path, sizeof(path), "%s/%s/%s", h->config.run_dir, vm->name,
+			       sockets[i].name);
+		fds[sockets[i].role] = ipc_listen(path, SOCK_STREAM, 0660, gid, reterr);
+		if (fds[sockets[i].role] < 0)
+			return fds[sockets[i].role];
+	}
+	/* Open to vmmon only now that all is there. */
+	if (dir < 0 || fchown(dir, 0, gid) < 0 || fchmod(dir, 0750) < 0)
+		return err_errno(reterr, -errno, "owner of the run directory");
+	return 0;
+}
