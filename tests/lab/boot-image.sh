@@ -164,7 +164,7 @@ report_banner() {
 power_down() {
 	printf '%s\n' '{"execute":"qmp_capabilities"}' '{"execute":"system_powerdown"}' |
 		socat -t 1 - "UNIX-CONNECT:$work/qmp.sock" >"$work/qmp.log"
-	grep -q '"event": "POWERDOWN"' "$work/qmp.log" || grep -q '"return"' "$work/qmp.log" || die "QMP refused"
+	! grep -q '"error"' "$work/qmp.log" || die "QMP refused"
 	wait "$qemu" || die "QEMU failed"
 }
 
