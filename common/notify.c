@@ -33,29 +33,30 @@ void notify_open(void)
 	(void)unsetenv("NOTIFY_SOCKET");
 }
 
-static void send_text(const char *prefix, const char *status)
+static void send_text(const char *prefix, const char *status, int flags)
 {
 	char text[256];
 	int n = snprintf(text, sizeof(text), "%s%s%s", prefix, status ? "STATUS=" : "",
 			 status ? status : "");
 
 	if (notify_fd >= 0 && n > 0)
-		(void)send(notify_fd, text, MIN_OF((size_t)n, sizeof(text) - 1), MSG_NOSIGNAL);
+		(void)send(notify_fd, text, MIN_OF((size_t)n, sizeof(text) - 1),
+			   MSG_NOSIGNAL | flags);
 }
 
 void notify_ready(const char *status)
 {
-	send_text("READY=1\n", status);
+	send_text("READY=1\n", status, 0); /* may wait: without it the start fails */
 }
 
 void notify_status(const char *status)
 {
-	send_text("", status);
+	send_text("", status, MSG_DONTWAIT);
 }
 
 void notify_stopping(void)
 {
-	send_text("STOPPING=1", NULL);
+	send_text("STOPPING=1", NULL, MSG_DONTWAIT);
 }
 
 static bool parse_env_number(const char *name, unsigned long *ret_value)
@@ -97,18 +98,26 @@ static bool is_listening(int fd, int type)
 	return getsockopt(fd, SOL_SOCKET, SO_TYPE, &is_type, &len) == 0 && is_type == type;
 }
 
+unsigned int notify_listen_count(void)
+{
+	unsigned long pid, n;
+
+	if (!parse_env_number("LISTEN_PID", &pid) || pid != (unsigned long)getpid())
+		return 0;
+	if (!parse_env_number("LISTEN_FDS", &n) || n > LISTEN_FDS_LIMIT)
+		return 0;
+	return (unsigned int)n;
+}
+
 int notify_listen_fd(const char *name, int type)
 {
 	const char *names = getenv("LISTEN_FDNAMES");
-	unsigned long pid, n;
 	int index, fd, flags;
 
-	if (!parse_env_number("LISTEN_PID", &pid) || pid != (unsigned long)getpid())
-		return -ENOENT;
-	if (!parse_env_number("LISTEN_FDS", &n) || n > LISTEN_FDS_LIMIT || !names)
+	if (!names)
 		return -ENOENT;
 	index = find_name(names, name);
-	if (index < 0 || (unsigned long)index >= n)
+	if (index < 0 || (unsigned int)index >= notify_listen_count())
 		return -ENOENT;
 	fd = LISTEN_FDS_START + index;
 	if (!is_listening(fd, type))

@@ -13,10 +13,16 @@
  */
 void notify_open(void);
 
-/* Tells the service manager: READY=1 with a status line; a new status line; STOPPING=1. */
+/*
+ * Tells the service manager: READY=1 with a status line; a new status line; STOPPING=1. Only the
+ * first waits for a manager that does not read.
+ */
 void notify_ready(const char *status);
 void notify_status(const char *status);
 void notify_stopping(void);
+
+/* How many descriptors, from 3 on, the service manager passed to this very process. */
+unsigned int notify_listen_count(void);
 
 /*
  * The listening descriptor that the service manager passed under @name (FileDescriptorName=), made

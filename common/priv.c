@@ -5,6 +5,8 @@
  */
 #include "common/priv.h"
 
+#include "common/notify.h"
+
 #include <cap-ng.h>
 #include <fcntl.h>
 #include <linux/seccomp.h>
@@ -34,8 +36,6 @@ void stage_assert_running(void)
 
 int priv_sane_start(int argc, struct err *reterr)
 {
-	const char *listen_fds = getenv("LISTEN_FDS");
-	unsigned int first = 3;
 	int fd;
 
 	if (argc < 1)
@@ -46,9 +46,7 @@ int priv_sane_start(int argc, struct err *reterr)
 			return err_errno(reterr, -errno, "cannot open /dev/null");
 	} while (fd < 3);
 	(void)close(fd);
-	if (listen_fds && atoi(listen_fds) > 0 && atoi(listen_fds) < 64)
-		first += (unsigned int)atoi(listen_fds);
-	if (close_range(first, ~0U, 0) < 0)
+	if (close_range(3 + notify_listen_count(), ~0U, 0) < 0)
 		return err_errno(reterr, -errno, "cannot close inherited descriptors");
 	return 0;
 }
@@ -135,6 +133,8 @@ int priv_enter_filter(const char *name, const struct sock_filter *filter, size_t
 
 	if (len == 0)
 		return 0; /* built with -Dsandbox=off */
+	if (len > BPF_MAXINSNS)
+		return err_set(reterr, -EINVAL, "the system-call filter of %s is too long", name);
 	if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &prog) != 0)
 		return err_errno(reterr, errno > 0 ? -errno : -EPERM,
 				 "cannot load the system-call filter of %s", name);
