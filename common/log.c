@@ -92,8 +92,11 @@ void log_open(const char *identifier, int level)
 	log_state.journal_fd = fd;
 }
 
+/* A field that does not fit is left out: the journal would take half of it for noise. */
 static void put_journal_field(struct record *rec, const char *key, const char *value)
 {
+	if (strlen(key) + strlen(value) + 2 > sizeof(rec->bytes) - rec->len)
+		return;
 	put_str(rec, key);
 	put_str(rec, "=");
 	put_str(rec, value); /* escaped: no newline can be in it */
