@@ -146,7 +146,7 @@ int rig_connect(const char *path, int type)
 	return fd;
 }
 
-int rig_in_child(int (*fn)(void *arg), void *arg)
+int rig_in_child(int (*fn)(void *arg), const void *arg)
 {
 	int status = 0;
 	pid_t pid;
@@ -156,7 +156,7 @@ int rig_in_child(int (*fn)(void *arg), void *arg)
 	if (pid < 0)
 		abort();
 	if (pid == 0)
-		_exit(fn(arg));
+		_exit(fn((void *)arg));
 	while (waitpid(pid, &status, 0) < 0)
 		if (errno != EINTR)
 			abort();

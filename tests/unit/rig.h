@@ -41,7 +41,7 @@ int rig_connect(const char *path, int type);
  * Runs @fn(arg) in a child and returns its wait status. @fn returns the exit status; a failed
  * cmocka assertion has no place in it, so it uses RIG_CHECK().
  */
-int rig_in_child(int (*fn)(void *arg), void *arg);
+int rig_in_child(int (*fn)(void *arg), const void *arg);
 
 /* In a child: says what failed and leaves. */
 #define RIG_CHECK(condition)                                                                       \
