@@ -162,78 +162,78 @@ static void test_framing(void **state _unused_)
 	assert_false(h.expect_continue);
 }
 
+static const struct {
+	const char *target, *path, *query; /* path NULL: refused */
+} target_cases[] = {
+	{"/", "/", ""},
+	{"/a/b/", "/a/b/", ""},
+	{"/a%62c", "/abc", ""},
+	{"/%25", "/%", ""},
+	{"/%2541", "/%41", ""},
+	{"/a.b/...", "/a.b/...", ""},
+	{"/.a", "/.a", ""},
+	{"/a?", "/a", ""},
+	{"/a?b?c=/d", "/a", "b?c=/d"},
+	{"/a;v=1", "/a;v=1", ""},
+	{"http://h/a?b", "/a", "b"},
+	{"HTTP://H/", "/", ""},
+	{"", NULL, NULL},
+	{"*", NULL, NULL},
+	{"a", NULL, NULL},
+	{"/a//b", NULL, NULL},
+	{"//a", NULL, NULL},
+	{"/.", NULL, NULL},
+	{"/..", NULL, NULL},
+	{"/a/../b", NULL, NULL},
+	{"/a/./b", NULL, NULL},
+	{"/a/%2e%2E/b", NULL, NULL},
+	{"/a/.%2e", NULL, NULL},
+	{"/a%2fb", NULL, NULL},
+	{"/a%5cb", NULL, NULL},
+	{"/a\\b", NULL, NULL},
+	{"/%00", NULL, NULL},
+	{"/%0a", NULL, NULL},
+	{"/%7f", NULL, NULL},
+	{"/%c3%a4", NULL, NULL},
+	{"/\xc3\xa4", NULL, NULL},
+	{"/%", NULL, NULL},
+	{"/%4", NULL, NULL},
+	{"/%4g", NULL, NULL},
+	{"/%-1", NULL, NULL},
+	{"/a?x=%00", NULL, NULL},
+	{"/a?x=%4", NULL, NULL},
+	{"/a?x=\"", NULL, NULL},
+	{"/a#b", NULL, NULL},
+	{"/a?b#c", NULL, NULL},
+	{"/<a>", NULL, NULL},
+	{"http://u@h/", NULL, NULL},
+	{"http://u:p@h/", NULL, NULL},
+	{"http://h", NULL, NULL},
+	{"http:///a", NULL, NULL},
+	{"http://other/a", NULL, NULL},
+	{"https://h/", NULL, NULL},
+	{"ftp://h/", NULL, NULL},
+	{"h:80", NULL, NULL},
+};
+
 static void test_targets(void **state _unused_)
 {
-	static const struct {
-		const char *target, *path, *query; /* path NULL: refused */
-	} cases[] = {
-		{"/", "/", ""},
-		{"/a/b/", "/a/b/", ""},
-		{"/a%62c", "/abc", ""},
-		{"/%25", "/%", ""},
-		{"/%2541", "/%41", ""},
-		{"/a.b/...", "/a.b/...", ""},
-		{"/.a", "/.a", ""},
-		{"/a?", "/a", ""},
-		{"/a?b?c=/d", "/a", "b?c=/d"},
-		{"/a;v=1", "/a;v=1", ""},
-		{"http://h/a?b", "/a", "b"},
-		{"HTTP://H/", "/", ""},
-		{"", NULL, NULL},
-		{"*", NULL, NULL},
-		{"a", NULL, NULL},
-		{"/a//b", NULL, NULL},
-		{"//a", NULL, NULL},
-		{"/.", NULL, NULL},
-		{"/..", NULL, NULL},
-		{"/a/../b", NULL, NULL},
-		{"/a/./b", NULL, NULL},
-		{"/a/%2e%2E/b", NULL, NULL},
-		{"/a/.%2e", NULL, NULL},
-		{"/a%2fb", NULL, NULL},
-		{"/a%5cb", NULL, NULL},
-		{"/a\\b", NULL, NULL},
-		{"/%00", NULL, NULL},
-		{"/%0a", NULL, NULL},
-		{"/%7f", NULL, NULL},
-		{"/%c3%a4", NULL, NULL},
-		{"/\xc3\xa4", NULL, NULL},
-		{"/%", NULL, NULL},
-		{"/%4", NULL, NULL},
-		{"/%4g", NULL, NULL},
-		{"/%-1", NULL, NULL},
-		{"/a?x=%00", NULL, NULL},
-		{"/a?x=%4", NULL, NULL},
-		{"/a?x=\"", NULL, NULL},
-		{"/a#b", NULL, NULL},
-		{"/a?b#c", NULL, NULL},
-		{"/<a>", NULL, NULL},
-		{"http://u@h/", NULL, NULL},
-		{"http://u:p@h/", NULL, NULL},
-		{"http://h", NULL, NULL},
-		{"http:///a", NULL, NULL},
-		{"http://other/a", NULL, NULL},
-		{"https://h/", NULL, NULL},
-		{"ftp://h/", NULL, NULL},
-		{"h:80", NULL, NULL},
-	};
-
-	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+	for (size_t i = 0; i < ARRAY_LEN(target_cases); i++) {
 		char text[128];
 		struct http_head h;
 		int r;
 
 		(void)snprintf(text, sizeof(text), "GET %s HTTP/1.1\r\nHost: h\r\n\r\n",
-			       cases[i].target);
+			       target_cases[i].target);
 		r = parse_str(text, &h);
-		if (!cases[i].path) {
+		if (!target_cases[i].path) {
 			assert_int_equal(r, 400);
 			continue;
 		}
 		assert_int_equal(r, 0);
-		assert_string_equal(text + h.path.off, cases[i].path);
-		assert_int_equal(h.query.len, strlen(cases[i].query));
-		assert_memory_equal(text + h.query.off, cases[i].query, h.query.len);
+		assert_string_equal(text + h.path.off, target_cases[i].path);
+		assert_int_equal(h.query.len, strlen(target_cases[i].query));
+		assert_memory_equal(text + h.query.off, target_cases[i].query, h.query.len);
 	}
 }
 
