@@ -141,6 +141,9 @@ static enum ctl_exit login(struct ctl *c, const struct instance *inst)
 	char alias[64];
 	int r = instance_read_ssh(inst, &ssh);
 
+	/* The address is known before the guest listens there. */
+	if (r == 0 && !STR_EQ(inst->status, "running"))
+		r = -ENOENT;
 	if (r < 0)
 		return no_ssh(c, inst, r);
 	snprintf(alias, sizeof(alias), "qudata-%s", inst->id);

@@ -20,7 +20,7 @@ int main(int argc, char *argv[])
 	(void)signal(SIGPIPE, SIG_DFL);
 	/* Known before the command line is, for errors about the command line itself. */
 	for (int i = 1; i < argc && !STR_EQ(argv[i], "--"); i++)
-		c.json = c.json || STR_EQ(argv[i], "--json");
+		c.json = c.json || STR_EQ(argv[i], "--json") || STR_EQ(argv[i], "-j");
 	ctl_setup_output(&c);
 	r = ctl_parse(&c, argc, argv);
 	if (r == CTL_OK) {

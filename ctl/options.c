@@ -92,6 +92,16 @@ static enum ctl_exit usage_error(struct ctl *c, const char *what, const char *wh
 			which, c->cmd ? c->cmd->name : "", c->cmd ? " " : "");
 }
 
+/* getopt_long() names an unknown letter in optopt; the word that it stood in may not be done yet.
+ */
+static enum ctl_exit unknown_option(struct ctl *c, const char *word)
+{
+	const char letter[] = {'-', (char)optopt, 0};
+	bool is_letter = optopt > 0 && optopt < OPT_HELP && strncmp(word, "--", 2) != 0;
+
+	return usage_error(c, "unknown or ambiguous option", is_letter ? letter : word);
+}
+
 /*
  * Parses options out of @argv ([0] is skipped); with @stop at the first other word, else wherever
  * they stand. @ret_rest is the index of the first word that is no option.
@@ -114,7 +124,7 @@ static enum ctl_exit parse_options(struct ctl *c, int argc, char *argv[], bool s
 		const struct ctl_option *o;
 
 		if (id == '?')
-			return usage_error(c, "unknown or ambiguous option", argv[optind - 1]);
+			return unknown_option(c, argv[optind - 1]);
 		if (id == ':')
 			return usage_error(c, "a value is missing after", argv[optind - 1]);
 		o = find_letter(ctl_global_options, ctl_n_global_options, id);
@@ -158,11 +168,14 @@ static enum ctl_exit parse_arguments(struct ctl *c, int argc, char *argv[])
 
 enum ctl_exit ctl_parse(struct ctl *c, int argc, char *argv[])
 {
-	size_t words = 0;
+	size_t words = 0, n_chars = 0;
 	int first;
 	enum ctl_exit r;
 
-	c->given = calloc((size_t)argc * 4 + 1, sizeof(*c->given));
+	/* "-jq" is two options in one word: there are never more options than characters. */
+	for (int i = 0; i < argc; i++)
+		n_chars += strlen(argv[i]);
+	c->given = calloc(n_chars + 1, sizeof(*c->given));
 	c->args = calloc((size_t)argc + 1, sizeof(*c->args));
 	if (!c->given || !c->args)
 		return ctl_fail(c, CTL_FAILED, "out of memory");

@@ -96,9 +96,9 @@ static void bash_values(FILE *f, const struct ctl_option *options, size_t n, uin
 		*done |= bit;
 		fprintf(f, "\t--%s)\n", o->name);
 		if (o->complete == CTL_COMPLETE_FILE)
-			fputs("\t\tCOMPREPLY=($(compgen -f -- \"$cur\"))\n", f);
+			fputs("\t\t_qudatactl_files -f\n", f);
 		else if (o->complete == CTL_COMPLETE_DIR)
-			fputs("\t\tCOMPREPLY=($(compgen -d -- \"$cur\"))\n", f);
+			fputs("\t\t_qudatactl_files -d\n", f);
 		else if (o->complete == CTL_COMPLETE_WORDS)
 			fprintf(f, "\t\tCOMPREPLY=($(compgen -W '%s' -- \"$cur\"))\n", o->words);
 		fputs("\t\treturn ;;\n", f);
@@ -143,6 +143,9 @@ void ctl_completion_bash(FILE *f)
 	fputs("# bash completion for qudatactl, made from its command table\n\n"
 	      "_qudatactl_ids()\n{\n"
 	      "\tqudatactl list --quiet 2>/dev/null | awk 'NR > 1 { print $1 }'\n}\n\n"
+	      "_qudatactl_files()\n{\n"
+	      "\tcompopt -o filenames 2>/dev/null\n"
+	      "\tmapfile -t -O ${#COMPREPLY[@]} COMPREPLY < <(compgen \"$1\" -- \"$cur\")\n}\n\n"
 	      "_qudatactl()\n{\n"
 	      "\tlocal cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}\n"
 	      "\tlocal i skip= command= words files=\n"
@@ -173,8 +176,8 @@ void ctl_completion_bash(FILE *f)
 	bash_option_words(f, ctl_global_options, ctl_n_global_options);
 	fputs("' ;;\n\tesac\n"
 	      "\tCOMPREPLY=($(compgen -W \"$words\" -- \"$cur\"))\n"
-	      "\t[[ -z $files ]] || COMPREPLY+=($(compgen -f -- \"$cur\"))\n}\n"
-	      "complete -o filenames -F _qudatactl qudatactl\n",
+	      "\t[[ -z $files ]] || _qudatactl_files -f\n}\n"
+	      "complete -F _qudatactl qudatactl\n",
 	      f);
 }
 

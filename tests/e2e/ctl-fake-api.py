@@ -8,6 +8,7 @@ import http.server
 import json
 import os
 import pty
+import pwd
 import re
 import signal
 import socket
@@ -308,6 +309,8 @@ class Usage(Case):
                      ["completion", "fish"], ["create", "stray"], ["console", "--json"]):
             self.ctl(*args, expect=2)
         self.assertEqual(self.server.requests, [])
+        self.assertIn("unknown or ambiguous option: -x\n", self.ctl("list", "-jx", expect=2)[1])
+        self.ctl("list", "-" + "jq" * 500)
 
     def test_help(self):
         out, _ = self.ctl("--help")
@@ -322,11 +325,13 @@ class Usage(Case):
         script = bash + "\nCOMP_WORDS=(qudatactl st); COMP_CWORD=1; _qudatactl; echo ${COMPREPLY[*]}\n" \
             "COMP_WORDS=(qudatactl keys r); COMP_CWORD=2; _qudatactl; echo ${COMPREPLY[*]}\n" \
             "COMP_WORDS=(qudatactl wait --for p); COMP_CWORD=3; _qudatactl; echo ${COMPREPLY[*]}\n" \
-            "COMP_WORDS=(qudatactl create --mem); COMP_CWORD=2; _qudatactl; echo ${COMPREPLY[*]}\n"
+            "COMP_WORDS=(qudatactl create --mem); COMP_CWORD=2; _qudatactl; echo ${COMPREPLY[*]}\n" \
+            f"COMP_WORDS=(qudatactl create --ssh-key {self.sock[:-3]}); COMP_CWORD=3; _qudatactl; " \
+            "echo ${COMPREPLY[*]}\n"
         done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=30)
         self.assertEqual(done.stderr, "")
         self.assertEqual(done.stdout.splitlines(),
-                         ["status start stop", "remove", "pending paused", "--memory"])
+                         ["status start stop", "remove", "pending paused", "--memory", self.sock])
         zsh, _ = self.ctl("completion", "zsh")
         self.assertTrue(zsh.startswith("#compdef qudatactl\n"))
         if os.path.exists("/usr/bin/zsh") or os.path.exists("/bin/zsh"):
@@ -477,7 +482,47 @@ class Ssh(Case):
                        {"host_key": KEY + "\n* " + KEY}, {"host": "a b"}, {"host_key": "x"}):
             self.instances[0]["ssh"] = {**good, **change}
             self.run_ssh(expect=1)
+        self.instances[0].update(status="rebooting", ssh=good)
+        self.run_ssh(expect=6)
         self.assertFalse(os.path.exists(self.dir.name + "/argv"))
+
+    @unittest.skipUnless(os.access("/usr/sbin/sshd", os.X_OK), "no sshd here")
+    def test_real_ssh_and_sshd(self):
+        """OpenSSH takes the host key that exists in memory only, and no other one."""
+        def path(name):
+            return os.path.join(self.dir.name, name)
+        for name in ("host", "user", "other"):
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", path(name)],
+                           check=True, timeout=30)
+        if os.getuid() == 0:
+            os.makedirs("/run/sshd", mode=0o755, exist_ok=True)
+        with open(path("config"), "w", encoding="ascii") as f:
+            f.write(f"HostKey {path('host')}\nAuthorizedKeysFile {path('user.pub')}\nStrictModes no\n"
+                    "UsePAM no\nPermitRootLogin yes\nPidFile none\nListenAddress 127.0.0.1\n")
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        sshd = subprocess.Popen(["/usr/sbin/sshd", "-D", "-e", "-f", path("config"), "-p", str(port)],
+                                stderr=subprocess.DEVNULL)
+        self.addCleanup(sshd.wait)
+        self.addCleanup(sshd.kill)
+        for _ in range(100):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.05)
+
+        def pinned(name):
+            with open(path(name + ".pub"), encoding="ascii") as f:
+                self.instances[0]["ssh"] = {"host": "127.0.0.1", "port": port, "host_key": f.read().strip(),
+                                            "user": pwd.getpwuid(os.getuid()).pw_name}
+        options = ("--", "-F", "none", "-i", path("user"), "-o", "BatchMode=yes")
+        pinned("host")
+        out, _ = self.ctl("ssh", *options, "echo hello; exit 9", expect=9)
+        self.assertEqual(out, "hello\n")
+        pinned("other")
+        _, err = self.ctl("ssh", *options, "true", expect=255)
+        self.assertIn("HOST IDENTIFICATION HAS CHANGED", err)
 
 
 class Console(Case):
