@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The list of instances and what every part needs of it.
+ * Trust: runs inside agentd; holds values that were checked before.
+ */
+#include "agentd/agentd.h"
+
+#include "agentd/store.h"
+#include "agentd/view.h"
+#include "common/log.h"
+
+#include <time.h>
+
+void agentd_kick(struct agentd *a)
+{
+	event_active(a->work, EV_TIMEOUT, 0);
+}
+
+struct instance *agentd_find(struct agentd *a, const char *id)
+{
+	struct instance *inst;
+
+	TAILQ_FOREACH(inst, &a->instances, link)
+	if (STR_EQ(inst->id, id))
+		return inst;
+	return NULL;
+}
+
+struct instance *agentd_bare(struct agentd *a)
+{
+	struct instance *inst;
+
+	TAILQ_FOREACH(inst, &a->instances, link)
+	if (inst->bare)
+		return inst;
+	return NULL;
+}
+
+size_t agentd_count(const struct agentd *a)
+{
+	struct instance *inst;
+	size_t n = 0;
+
+	TAILQ_FOREACH(inst, &a->instances, link)
+	n++;
+	return n;
+}
+
+/* Brings the status word up to date. */
+static void refresh_status(struct instance *inst)
+{
+	const char *status = view_status(inst), *before = inst->status;
+
+	if (STR_EQ(status, before))
+		return;
+	inst->run.since_s = (int64_t)time(NULL);
+	inst->status = status;
+	log_event(LOG_NOTICE, "instance status", LOG_STR("INSTANCE", inst->id),
+		  LOG_STR("FROM", before), LOG_STR("TO", status),
+		  LOG_STR("REASON", inst->run.error[0] ? inst->run.error : inst->run.note));
+}
+
+void agentd_changed(struct agentd *a, struct instance *inst)
+{
+	refresh_status(inst);
+	free(TAKE_PTR(inst->view));
+	free(TAKE_PTR(a->list_view));
+	free(TAKE_PTR(a->bare_view));
+	agentd_kick(a); /* waiters */
+}
+
+int agentd_commit(struct agentd *a, struct instance *inst, const struct run *next)
+{
+	struct run before = inst->run;
+	int r;
+
+	inst->run = *next;
+	refresh_status(inst); /* the word is stored, too */
+	r = store_save(a->store_fd, inst);
+	if (r < 0) {
+		inst->run = before;
+		log_event(LOG_ERR, "instance record cannot be written",
+			  LOG_STR("INSTANCE", inst->id), LOG_ERRNO(r));
+	}
+	agentd_changed(a, inst);
+	return r;
+}
+
+int agentd_erase(struct agentd *a, struct instance *inst)
+{
+	int r = store_remove(a->store_fd, inst->id);
+
+	if (r < 0)
+		return r;
+	agentd_changed(a, inst);
+	log_event(LOG_NOTICE, "instance destroyed", LOG_STR("INSTANCE", inst->id));
+	TAILQ_REMOVE(&a->instances, inst, link);
+	instance_free(inst);
+	return 0;
+}

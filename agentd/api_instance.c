@@ -1,0 +1,346 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Instances over HTTP: create, look, order, destroy, wait.
+ * Trust: runs inside agentd; reads bodies and queries of strangers.
+ */
+#include "agentd/agentd.h"
+#include "agentd/ports.h"
+#include "agentd/reply.h"
+#include "agentd/route.h"
+#include "agentd/store.h"
+#include "agentd/view.h"
+#include "common/log.h"
+
+#include <time.h>
+
+#define WAIT_DEFAULT_S 30
+#define WAIT_MAX_S     300
+
+void api_ping(struct agentd *a, struct http_request *req, struct instance *inst)
+{
+	(void)a;
+	(void)inst;
+	reply_text(req, "{\"ok\":true,\"data\":null}");
+}
+
+void api_list(struct agentd *a, struct http_request *req, struct instance *inst)
+{
+	(void)inst;
+	reply_text(req, view_list(a));
+}
+
+void api_get(struct agentd *a, struct http_request *req, struct instance *inst)
+{
+	(void)a;
+	reply_instance(req, inst);
+}
+
+/* Creation. */
+
+static bool port_taken(void *ctx, uint16_t port)
+{
+	struct agentd *a = ctx;
+	struct instance *inst;
+
+	TAILQ_FOREACH(inst, &a->instances, link)
+	for (size_t i = 0; i < proto_ports_count(inst->ports); i++)
+		if (inst->ports[i].host == port)
+			return true;
+	return port == a->http_port || ports_in_use(port);
+}
+
+/* What this version cannot do is refused, so that nobody takes a bare VM for what was asked. */
+static unsigned check_supported(const struct agentd *a, const struct create_request *create,
+				struct err *why)
+{
+	if (create->has_image) {
+		(void)err_set(why, 0,
+			      "image: containers are not supported by this version yet; leave "
+			      "image out for a bare VM");
+		return 422;
+	}
+	if (create->gpu_field && !a->config.debug) {
+		(void)err_set(why, 0,
+			      "%s: GPUs are not supported by this version yet; leave it out",
+			      create->gpu_field);
+		return 422;
+	}
+	return 0;
+}
+
+static unsigned over(struct err *why, const char *field, uint32_t asked, uint32_t max,
+		     const char *unit)
+{
+	if (asked <= max)
+		return 0;
+	(void)err_set(why, 0, "%s: %u%s is more than the %u%s that this host allows", field, asked,
+		      unit, max, unit);
+	return 422;
+}
+
+/* The helper's ceilings, said before anything is begun; it checks them again itself. */
+static unsigned check_ceilings(const struct agentd *a, const struct instance *inst, struct err *why)
+{
+	const struct peers_limits *limits = peers_limits(a->peers);
+	unsigned status;
+
+	if (!limits->known)
+		return 0;
+	status = over(why, "cpus", inst->cpus, limits->max_cpus, "");
+	if (status == 0)
+		status = over(why, "memory", inst->memory_mib, limits->max_memory_mib, " MiB");
+	if (status == 0)
+		status = over(why, "storage_gb (disk)", inst->disk_mib, limits->max_disk_mib,
+			      " MiB");
+	return status;
+}
+
+static unsigned check_room(const struct agentd *a, struct err *why)
+{
+	const struct peers_limits *limits = peers_limits(a->peers);
+	uint32_t max = limits->known ? limits->max_vms : INSTANCE_MAX;
+
+	if (agentd_count(a) < max)
+		return 0;
+	(void)err_set(why, 0, "this host holds at most %u instances; delete one first", max);
+	return 409;
+}
+
+static unsigned choose_ports(struct agentd *a, const struct create_request *create,
+			     struct instance *inst, struct err *why)
+{
+	const struct peers_limits *limits = peers_limits(a->peers);
+	const struct ports_host host = {
+		.low = limits->port_low,
+		.high = limits->port_high,
+		.taken = port_taken,
+		.ctx = a,
+	};
+	int r = ports_allocate(create->ports, create->n_ports, &host, inst->ports, why);
+
+	return r == 0 ? 0 : r == -ERANGE ? 422 : 409;
+}
+
+/* Fills a new instance from the request. Returns 0, or the HTTP status of the refusal. */
+static unsigned fill(struct agentd *a, const struct create_request *create, struct instance *inst,
+		     struct err *why)
+{
+	unsigned status = check_supported(a, create, why);
+
+	inst->cpus = create->cpus ? create->cpus : a->config.default_cpus;
+	inst->memory_mib = create->memory_mib ? create->memory_mib : a->config.default_memory_mib;
+	inst->disk_mib = create->disk_mib ? create->disk_mib : a->config.default_disk_mib;
+	inst->created_s = (int64_t)time(NULL);
+	inst->run.goal = GOAL_RUN;
+	inst->run.since_s = inst->created_s;
+	inst->tenant = json_incref(create->tenant);
+	(void)snprintf(inst->name, sizeof(inst->name), "%s", create->name);
+	(void)snprintf(inst->image, sizeof(inst->image), "%s", a->config.base_image);
+	if (status == 0)
+		status = check_ceilings(a, inst, why);
+	if (status == 0)
+		status = check_room(a, why);
+	return status == 0 ? choose_ports(a, create, inst, why) : status;
+}
+
+/* "Prefer: respond-async" among the preferences, as one dialect's clients send it. */
+static bool prefers_async(const struct http_request *req)
+{
+	const char *prefer;
+
+	return http_header(req, "Prefer", &prefer) == 0 && strcasestr(prefer, "respond-async");
+}
+
+static void answer_created(struct http_request *req, const struct instance *inst, bool bare)
+{
+	json_t *data = bare ? json_object() : view_instance_json(inst), *json;
+	_cleanup_free_ char *text = NULL;
+
+	(void)json_object_set_new(data, "success", json_true());
+	(void)json_object_set_new(data, "ports", view_ports(inst));
+	json = json_pack("{s:b, s:o}", "ok", 1, "data", data);
+	text = json ? json_dumps(json, JSON_COMPACT) : NULL;
+	json_decref(json);
+	if (text && prefers_async(req))
+		http_reply(req, 202, "application/json", text, strlen(text));
+	else
+		reply_text(req, text);
+}
+
+static void create(struct agentd *a, struct http_request *req, bool bare)
+{
+	_cleanup_(create_request_done) struct create_request wish = {0};
+	struct instance *inst;
+	struct err why = {0};
+	unsigned status;
+	size_t len;
+	const void *body = http_body(req, &len);
+	int r = request_parse_create(body, len, &wish, &why);
+
+	if (r < 0) {
+		reply_error(req, r == -ENOMEM ? 500 : 400, "%s", why.text);
+		return;
+	}
+	inst = instance_new(a);
+	if (!inst) {
+		reply_error(req, 500, "out of memory");
+		return;
+	}
+	inst->bare = bare;
+	status = fill(a, &wish, inst, &why);
+	if (status != 0) {
+		instance_free(inst);
+		reply_error(req, status, "%s", why.text);
+		return;
+	}
+	r = store_save(a->store_fd, inst);
+	if (r < 0) {
+		log_event(LOG_ERR, "instance record cannot be written", LOG_ERRNO(r));
+		(void)store_remove(a->store_fd, inst->id);
+		instance_free(inst);
+		reply_error(req, 507, "the instance cannot be stored: %s", log_errno_text(r));
+		return;
+	}
+	TAILQ_INSERT_TAIL(&a->instances, inst, link);
+	log_event(LOG_NOTICE, "instance created", LOG_STR("INSTANCE", inst->id),
+		  LOG_NUM("CPUS", inst->cpus), LOG_NUM("MEMORY_MIB", inst->memory_mib));
+	agentd_changed(a, inst);
+	answer_created(req, inst, bare);
+}
+
+void api_create(struct agentd *a, struct http_request *req, struct instance *inst)
+{
+	(void)inst;
+	create(a, req, /* bare= */ false);
+}
+
+void api_create_bare(struct agentd *a, struct http_request *req, struct instance *inst)
+{
+	if (inst)
+		reply_error(
+			req, 409,
+			inst->run.goal == GOAL_DELETE
+				? "the instance before (%s) is still being destroyed"
+				: "there is an instance already (%s); use /v1/instances for more",
+			inst->id);
+	else
+		create(a, req, /* bare= */ true);
+}
+
+/* Orders. */
+
+void api_put(struct agentd *a, struct http_request *req, struct instance *inst)
+{
+	enum request_action action;
+	struct err why = {0};
+	struct run next;
+	size_t len;
+	const void *body = http_body(req, &len);
+
+	if (request_parse_action(body, len, &action, &why) < 0) {
+		reply_error(req, 400, "%s", why.text);
+		return;
+	}
+	if (!inst) {
+		reply_error(req, 409, "there is no instance");
+		return;
+	}
+	if (inst->quarantined) {
+		reply_error(req, 409, "%s", inst->run.error);
+		return;
+	}
+	next = inst->run;
+	if (instance_order(&next, action, instance_alive(inst), &why) < 0) {
+		reply_error(req, 409, "%s", why.text);
+		return;
+	}
+	if (agentd_commit(a, inst, &next) < 0) {
+		reply_error(req, 507, "the order cannot be stored");
+		return;
+	}
+	inst->seen.boot_deadline_ms = 0; /* whoever gives an order gives it time, too */
+	inst->failures = 0;
+	inst->crashes = 0;
+	inst->retry_ms = 0;
+	inst->trouble[0] = '\0';
+	agentd_changed(a, inst);
+	reply_data(req, json_pack("{s:b, s:s, s:s}", "success", 1, "instance_id", inst->id,
+				  "status", inst->status));
+}
+
+void api_delete(struct agentd *a, struct http_request *req, struct instance *inst)
+{
+	struct run next;
+
+	if (!inst) { /* the bare path: gone is gone */
+		reply_data(req, json_pack("{s:b}", "success", 1));
+		return;
+	}
+	next = inst->run;
+	next.goal = GOAL_DELETE;
+	next.restart = RESTART_NONE;
+	if (inst->run.goal != GOAL_DELETE) {
+		if (agentd_commit(a, inst, &next) < 0) {
+			reply_error(req, 507, "the order cannot be stored");
+			return;
+		}
+		inst->failures = 0;
+		inst->retry_ms = 0;
+		inst->trouble[0] = '\0';
+		agentd_changed(a, inst);
+	}
+	reply_data(req, json_pack("{s:b}", "success", 1));
+}
+
+/* Waiting. */
+
+static bool state_known(const char *state)
+{
+	static const char *const words[] = {"pending",   "running", "paused",
+					    "rebooting", "error",   "destroyed"};
+
+	for (size_t i = 0; i < ARRAY_LEN(words); i++)
+		if (STR_EQ(words[i], state))
+			return true;
+	return false;
+}
+
+static int get_timeout(const struct http_request *req, uint32_t *ret_timeout_s)
+{
+	char text[16];
+	int r = http_query(req, "timeout_s", text, sizeof(text));
+
+	*ret_timeout_s = WAIT_DEFAULT_S;
+	if (r == -ENOENT)
+		return 0;
+	if (r < 1 || r > 6 || text[strspn(text, "0123456789")] != '\0')
+		return -EINVAL;
+	*ret_timeout_s = (uint32_t)MIN_OF(strtoul(text, NULL, 10), (unsigned long)WAIT_MAX_S);
+	return 0;
+}
+
+void api_wait(struct agentd *a, struct http_request *req, struct instance *inst)
+{
+	char state[16] = "running", detail[640];
+	uint32_t timeout_s;
+	int r = http_query(req, "state", state, sizeof(state));
+
+	if ((r < 0 && r != -ENOENT) || !state_known(state)) {
+		reply_error(req, 400,
+			    "state must be one of: pending running paused rebooting error "
+			    "destroyed");
+		return;
+	}
+	if (get_timeout(req, &timeout_s) < 0) {
+		reply_error(req, 400, "timeout_s must be a number of seconds");
+		return;
+	}
+	r = http_query(req, "since_detail", detail, sizeof(detail));
+	if (r == -ENOENT) /* the shorter name of the same */
+		r = http_query(req, "detail", detail, sizeof(detail));
+	if (r < 0 && r != -ENOENT) {
+		reply_error(req, 400, "detail is given twice or too long");
+		return;
+	}
+	waiter_add_state(a, req, inst, state, r >= 0 ? detail : NULL, timeout_s);
+}

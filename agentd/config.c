@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * agentd's settings.
+ * Trust: runs inside agentd before it is confined; reads what the administrator wrote.
+ */
+#include "agentd/config.h"
+
+#include "common/log.h"
+
+#define WEEK_S (7u * 24 * 3600)
+
+static const char *const on_end_words[] = {"report", "restart", NULL};
+
+#define KEY(k, t, member)         .name = (k), .type = (t), CONF_MEMBER(struct agentd_config, member)
+#define NUMBER(k, member, lo, hi) KEY(k, CONF_U32, member), .low = (lo), .high = (hi)
+#define MIB(k, member, lo, hi)    KEY(k, CONF_MIB, member), .low = (lo), .high = (hi)
+
+static const struct conf_key keys[] = {
+	{KEY("data_dir", CONF_PATH, data_dir)},
+	{KEY("ctl_socket", CONF_PATH, ctl_socket)},
+	{KEY("helper_socket", CONF_PATH, helper_socket)},
+	{KEY("vmmon_socket", CONF_PATH, vmmon_socket)},
+	{KEY("frp_socket", CONF_PATH, frp_socket)},
+	{KEY("control_plane", CONF_TEXT, control_plane)},
+	{KEY("base_image", CONF_NAME, base_image)},
+	{NUMBER("port", port, 0, UINT16_MAX)},
+	{NUMBER("default_cpus", default_cpus, 1, PROTO_MAX_CPUS)},
+	{MIB("default_memory", default_memory_mib, 128, PROTO_MAX_MEMORY_MIB)},
+	{MIB("default_disk", default_disk_mib, 0, PROTO_MAX_DISK_MIB)},
+	{NUMBER("stop_grace_s", stop_grace_s, 0, WEEK_S)},
+	{NUMBER("delete_grace_s", delete_grace_s, 0, WEEK_S)},
+	{NUMBER("boot_timeout_s", boot_timeout_s, 1, WEEK_S)},
+	{NUMBER("tcg_factor", tcg_factor, 1, 100)},
+	{KEY("on_host_reboot", CONF_ENUM, on_host_reboot), .words = on_end_words},
+	{KEY("on_exit", CONF_ENUM, on_exit), .words = on_end_words},
+	{KEY("debug", CONF_BOOL, debug)},
+};
+
+/* Variables that clients' scripts and old unit files set, and the key that each one stands for. */
+static const struct {
+	const char *variable;
+	const char *key;
+} variables[] = {
+	{"QUDATA_SERVICE_URL", "control_plane"}, {"QUDATA_BASE_IMAGE", "base_image"},
+	{"QUDATA_DATA_DIR", "data_dir"},         {"QUDATA_VM_CPUS", "default_cpus"},
+	{"QUDATA_VM_MEMORY", "default_memory"},  {"QUDATA_DEBUG", "debug"},
+	{"QUDATA_AGENT_DEBUG", "debug"},
+};
+
+/* Variables whose meaning has moved to another daemon: never taken from an unprivileged process. */
+static const struct {
+	const char *variable;
+	const char *where;
+} moved[] = {
+	{"QUDATA_GPU_PCI_ADDR", "helper.conf"},
+	{"QUDATA_GPU_PCI_ADDRS", "helper.conf"},
+	{"QUDATA_IMAGE_DIR", "helper.conf"},
+	{"QUDATA_VM_RUN_DIR", "helper.conf"},
+	{"QUDATA_QEMU_BINARY", "helper.conf"},
+	{"QUDATA_OVMF_CODE", "helper.conf"},
+	{"QUDATA_OVMF_VARS", "helper.conf"},
+	{"QUDATA_MANAGEMENT_KEY", "vmmon.conf"},
+	{"QUDATA_FRPC_BINARY", "frp-supervisor.conf"},
+	{"QUDATA_FRPC_CONFIG", "frp-supervisor.conf"},
+	{"QUDATA_LOG_DIR", "the journal"},
+};
+
+void config_defaults(struct agentd_config *ret_config)
+{
+	*ret_config = (struct agentd_config){
+		.data_dir = "/var/lib/qudata",
+		.ctl_socket = "/run/qudata/ctl.sock",
+		.helper_socket = "/run/qudata/helper.sock",
+		.vmmon_socket = "/run/qudata/vmmon.sock",
+		.frp_socket = "/run/qudata/frp.sock",
+		.control_plane = "none",
+		.base_image = "debian-12",
+		.default_cpus = 4,
+		.default_memory_mib = 8192,
+		.stop_grace_s = 30,
+		.delete_grace_s = 10,
+		.boot_timeout_s = 120,
+		.tcg_factor = 5,
+		.on_host_reboot = ON_END_REPORT,
+		.on_exit = ON_END_REPORT,
+	};
+}
+
+static int check(const struct agentd_config *config, struct err *reterr)
+{
+	if (!STR_EQ(config->control_plane, "none"))
+		return err_set(
+			reterr, -EOPNOTSUPP,
+			"control_plane = %.100s: a control plane comes with a later version; "
+			"this one knows `control_plane = none` only",
+			config->control_plane);
+	if (config->port != 0 && config->port < 1024)
+		return err_set(reterr, -EINVAL,
+			       "port must be 0 (any of 15001 to 15300) or from 1024 to 65535");
+	return 0;
+}
+
+static const struct conf_key *find_key(const char *name)
+{
+	for (size_t i = 0; i < ARRAY_LEN(keys); i++)
+		if (STR_EQ(keys[i].name, name))
+			return &keys[i];
+	abort(); /* the table above names no other */
+}
+
+/* The predecessors took any value but these as "on". */
+static const char *yes_or_no(const char *value)
+{
+	static const char *const off[] = {"0", "false", "no", "off"};
+
+	for (size_t i = 0; i < ARRAY_LEN(off); i++)
+		if (strcasecmp(value, off[i]) == 0)
+			return "no";
+	return "yes";
+}
+
+int config_environment(struct agentd_config *config, struct err *reterr)
+{
+	for (size_t i = 0; i < ARRAY_LEN(variables); i++) {
+		const char *value = getenv(variables[i].variable);
+		const struct conf_key *key = find_key(variables[i].key);
+		struct err why = {0};
+		int r;
+
+		if (!value || *value == '\0')
+			continue;
+		r = conf_set(key, key->type == CONF_BOOL ? yes_or_no(value) : value, config, &why);
+		if (r < 0)
+			return err_set(reterr, r, "%s in the environment: %s",
+				       variables[i].variable, why.text);
+	}
+	for (size_t i = 0; i < ARRAY_LEN(moved); i++)
+		if (getenv(moved[i].variable))
+			log_event(LOG_NOTICE, "environment variable ignored: its place has moved",
+				  LOG_STR("VARIABLE", moved[i].variable),
+				  LOG_STR("PLACE", moved[i].where));
+	/* Nothing uses it without a control plane; it need not lie about in this process. */
+	(void)unsetenv("QUDATA_API_KEY");
+	return check(config, reterr);
+}
+
+int config_parse(char *text, struct agentd_config *ret_config, struct err *reterr)
+{
+	int r;
+
+	config_defaults(ret_config);
+	r = conf_parse("agentd.conf", text, keys, ARRAY_LEN(keys), ret_config, reterr);
+	return r < 0 ? r : check(ret_config, reterr);
+}
+
+int config_load(const char *path, bool required, struct agentd_config *ret_config,
+		struct err *reterr)
+{
+	int r;
+
+	config_defaults(ret_config);
+	r = conf_load(path, keys, ARRAY_LEN(keys), /* root_owned= */ false, ret_config, reterr);
+	if (r < 0 && (r != -ENOENT || required))
+		return r;
+	return config_environment(ret_config, reterr);
+}

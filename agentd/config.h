@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * agentd's settings: agentd.conf, then the environment variables of its predecessors.
+ * Trust: runs inside agentd before it is confined; reads what the administrator wrote.
+ */
+#pragma once
+
+#include "common/base.h"
+#include "common/conf.h"
+#include "proto/proto.h"
+
+#define CONFIG_PATH_SIZE 108 /* of a socket path, see unix(7) */
+
+/* What to do when a VM that should run is found gone. */
+enum on_end {
+	ON_END_REPORT,  /* say so and wait for the operator */
+	ON_END_RESTART, /* start it again */
+};
+
+struct agentd_config {
+	char data_dir[256];
+	char ctl_socket[CONFIG_PATH_SIZE];
+	char helper_socket[CONFIG_PATH_SIZE];
+	char vmmon_socket[CONFIG_PATH_SIZE];
+	char frp_socket[CONFIG_PATH_SIZE];
+	char control_plane[256]; /* "none" */
+	char base_image[PROTO_NAME_SIZE];
+	uint32_t port; /* 0: the first free one of 15001-15300 */
+	uint32_t default_cpus;
+	uint32_t default_memory_mib;
+	uint32_t default_disk_mib; /* 0: what the image asks for */
+	uint32_t stop_grace_s;     /* from the power button to the hard stop */
+	uint32_t delete_grace_s;   /* the same when the disk is deleted anyway */
+	uint32_t boot_timeout_s;
+	uint32_t tcg_factor; /* how much longer a boot may take without KVM */
+	int on_host_reboot;  /* enum on_end */
+	int on_exit;         /* enum on_end */
+	bool debug;          /* no GPU is expected on this host; more is logged */
+};
+
+/* The built-in values. */
+void config_defaults(struct agentd_config *ret_config);
+
+/*
+ * Reads @path over the defaults, then the environment over that. A missing file is an error only
+ * when @required. Takes the API key out of the environment. Returns 0 or a negative errno with
+ * words in @reterr.
+ */
+int config_load(const char *path, bool required, struct agentd_config *ret_config,
+		struct err *reterr);
+
+/* The same from memory and without the environment, for tests. */
+int config_parse(char *text, struct agentd_config *ret_config, struct err *reterr);
+
+/* The environment alone, read over what @config holds. */
+int config_environment(struct agentd_config *config, struct err *reterr);

@@ -1,0 +1,699 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Carries out what reconcile.c decides: one request to another daemon at a time per instance.
+ * Trust: runs inside agentd; reads decoded answers of vfio-helper and vmmon.
+ */
+#include "agentd/agentd.h"
+#include "agentd/reconcile.h"
+#include "common/log.h"
+
+#include <time.h>
+
+#define SSH_PORT         22
+#define LOCAL_STEPS_MAX  8 /* steps without waiting in one go; more would be a loop */
+#define BACKOFF_FIRST_MS 250
+#define BACKOFF_MAX_MS   30000
+#define KILL_SETTLE_MS   1000 /* from the hard stop's answer to asking whether it is gone */
+#define GONE_SETTLE_MS   300  /* QMP closes a moment before the process ends */
+
+union step_request {
+	struct vm_describe_req describe;
+	struct vm_prepare_req prepare;
+	struct vm_start_req start;
+	struct vm_kill_req kill;
+	struct vm_forget_req forget;
+	struct guest_enrol_req enrol;
+	struct guest_watch_req watch;
+	struct guest_powerdown_req powerdown;
+	struct guest_set_keys_req keys;
+	struct guest_discard_req discard;
+};
+
+/* One step that another daemon takes. */
+struct remote_step {
+	uint32_t op_number; /* 0: the step is none of this kind */
+	enum peer_id peer;
+	uint32_t timeout_ms;
+	bool fatal; /* refusals and failures end in the state error instead of a retry */
+	/* Fills what the request holds besides the VM's name; may give a descriptor (owned). */
+	int (*fill)(struct instance *inst, union step_request *req, int *ret_fd);
+	/* Takes in the answer. */
+	void (*done)(struct instance *inst, const void *rep);
+};
+
+/* Requests. */
+
+static int fill_prepare(struct instance *inst, union step_request *req, int *ret_fd)
+{
+	(void)ret_fd;
+	req->prepare.disk_mib = inst->disk_mib;
+	return proto_name_set(req->prepare.image, inst->image);
+}
+
+static int fill_start(struct instance *inst, union step_request *req, int *ret_fd)
+{
+	(void)ret_fd;
+	req->start.cpus = inst->cpus;
+	req->start.memory_mib = inst->memory_mib;
+	memcpy(req->start.ports, inst->ports, sizeof(req->start.ports));
+	return 0;
+}
+
+static int fill_kill(struct instance *inst, union step_request *req, int *ret_fd)
+{
+	(void)ret_fd;
+	req->kill.generation = inst->seen.generation;
+	return 0;
+}
+
+static int fill_watch(struct instance *inst, union step_request *req, int *ret_fd)
+{
+	(void)ret_fd;
+	req->watch.generation = inst->seen.generation;
+	req->watch.ssh_port = instance_host_port(inst, SSH_PORT);
+	return 0;
+}
+
+static int fill_powerdown(struct instance *inst, union step_request *req, int *ret_fd)
+{
+	(void)ret_fd;
+	req->powerdown.generation = inst->seen.generation;
+	inst->seen.powerdown_ms = rpc_now_ms();
+	return 0;
+}
+
+static int fill_keys(struct instance *inst, union step_request *req, int *ret_fd)
+{
+	_cleanup_free_ char *text = NULL;
+	size_t size = 0;
+	FILE *f = open_memstream(&text, &size);
+	int fd;
+
+	(void)req;
+	if (!f)
+		return -ENOMEM;
+	for (size_t i = 0; i < inst->n_keys; i++)
+		(void)fprintf(f, "%s\n", inst->keys[i]);
+	if (inst->n_keys == 0)
+		(void)fputc('\n', f); /* an empty memfd is no list */
+	if (fclose(f) != 0)
+		return -ENOMEM;
+	fd = fd_memfd_sealed("tenant-keys", text, size);
+	if (fd < 0)
+		return fd;
+	*ret_fd = fd;
+	return 0;
+}
+
+/* Answers. */
+
+static void done_describe(struct instance *inst, const void *body)
+{
+	const struct vm_describe_rep *rep = body;
+	struct seen *seen = &inst->seen;
+
+	if (seen->generation != rep->generation || rep->state != PROTO_VM_RUNNING)
+		seen->watched = false;
+	seen->described = true;
+	seen->vm = (enum proto_vm_state)rep->state;
+	seen->generation = rep->generation;
+	seen->exit_kind = (enum proto_exit_kind)rep->exit_kind;
+	seen->exit_code = rep->exit_code;
+	seen->accel = (enum proto_accel)rep->accel;
+}
+
+/* Stores a changed run; a disk that is full is tried again like any trouble. */
+static bool store_run(struct instance *inst, const struct run *next);
+
+static void done_prepare(struct instance *inst, const void *body)
+{
+	const struct vm_prepare_rep *rep = body;
+	struct run next = inst->run;
+
+	next.prepared = true;
+	inst->disk_mib = rep->disk_mib;
+	(void)store_run(inst, &next);
+	inst->seen.described = false;
+}
+
+static void done_enrol(struct instance *inst, const void *body)
+{
+	const struct guest_enrol_rep *rep = body;
+	struct run next = inst->run;
+
+	_Static_assert(sizeof(next.host_key) == sizeof(rep->host_key), "host keys differ in size");
+	memcpy(next.host_key, rep->host_key, sizeof(next.host_key));
+	(void)store_run(inst, &next);
+	inst->seen.described = false;
+}
+
+static void done_start(struct instance *inst, const void *body)
+{
+	const struct vm_start_rep *rep = body;
+	struct seen *seen = &inst->seen;
+
+	seen->vm = PROTO_VM_RUNNING;
+	seen->generation = rep->generation;
+	seen->accel = (enum proto_accel)rep->accel;
+	seen->watched = false;
+}
+
+static void guest_is(struct instance *inst, enum proto_guest_state state)
+{
+	struct seen *seen = &inst->seen;
+
+	if (state == PROTO_GUEST_READY && seen->guest != PROTO_GUEST_READY) {
+		seen->keys_applied = 0; /* it has booted: what it holds now is not known */
+		seen->keys_failed = false;
+	}
+	if (state == PROTO_GUEST_RESETTING)
+		seen->resetting = true;
+	seen->guest = state;
+	if (state == PROTO_GUEST_GONE || state == PROTO_GUEST_UNWATCHED) {
+		seen->watched = false;
+		seen->described = false;
+		inst->retry_ms = rpc_now_ms() + GONE_SETTLE_MS;
+	}
+	agentd_changed(inst->agentd, inst);
+}
+
+static void done_watch(struct instance *inst, const void *body)
+{
+	const struct guest_watch_rep *rep = body;
+
+	inst->seen.watched = true;
+	guest_is(inst, (enum proto_guest_state)rep->state);
+}
+
+static void done_kill(struct instance *inst, const void *body)
+{
+	(void)body;
+	inst->seen.described = false;
+	inst->retry_ms = rpc_now_ms() + KILL_SETTLE_MS; /* VM_EXITED ends the wait earlier */
+}
+
+static void done_keys(struct instance *inst, const void *body)
+{
+	(void)body;
+	inst->seen.keys_failed = false;
+	log_event(LOG_INFO, "SSH keys installed", LOG_STR("INSTANCE", inst->id),
+		  LOG_NUM("KEYS", inst->n_keys));
+	agentd_changed(inst->agentd, inst);
+}
+
+static void done_forget(struct instance *inst, const void *body)
+{
+	(void)body;
+	inst->seen.described = false;
+}
+
+static void done_discard(struct instance *inst, const void *body)
+{
+	(void)body;
+	inst->seen.discarded = true;
+}
+
+static void done_nothing(struct instance *inst, const void *body)
+{
+	(void)inst;
+	(void)body;
+}
+
+static const struct remote_step remotes[STEP_COUNT] = {
+	[STEP_DESCRIBE] = {OP_VM_DESCRIBE, PEER_HELPER, 10000, false, NULL, done_describe},
+	[STEP_PREPARE] = {OP_VM_PREPARE, PEER_HELPER, 120000, true, fill_prepare, done_prepare},
+	[STEP_ENROL] = {OP_GUEST_ENROL, PEER_VMMON, 60000, true, NULL, done_enrol},
+	[STEP_START] = {OP_VM_START, PEER_HELPER, 120000, true, fill_start, done_start},
+	[STEP_WATCH] = {OP_GUEST_WATCH, PEER_VMMON, 10000, false, fill_watch, done_watch},
+	[STEP_KEYS] = {OP_GUEST_SET_KEYS, PEER_VMMON, 30000, false, fill_keys, done_keys},
+	[STEP_POWERDOWN] = {OP_GUEST_POWERDOWN, PEER_VMMON, 5000, false, fill_powerdown,
+			    done_nothing},
+	[STEP_KILL] = {OP_VM_KILL, PEER_HELPER, 10000, false, fill_kill, done_kill},
+	[STEP_FORGET] = {OP_VM_FORGET, PEER_HELPER, 60000, false, NULL, done_forget},
+	[STEP_DISCARD] = {OP_GUEST_DISCARD, PEER_VMMON, 10000, false, NULL, done_discard},
+};
+
+/* Trouble. */
+
+static void back_off(struct instance *inst)
+{
+	uint64_t in_ms = BACKOFF_FIRST_MS;
+
+	for (unsigned int i = 0; i < inst->failures && in_ms < BACKOFF_MAX_MS; i++)
+		in_ms *= 2;
+	inst->failures++;
+	inst->retry_ms = rpc_now_ms() + MIN_OF(in_ms, BACKOFF_MAX_MS);
+}
+
+static void trouble(struct instance *inst, const char *what)
+{
+	back_off(inst);
+	if (STR_EQ(inst->trouble, what))
+		return;
+	(void)snprintf(inst->trouble, sizeof(inst->trouble), "%s", what);
+	log_event(LOG_WARNING, "instance step failed, will be tried again",
+		  LOG_STR("INSTANCE", inst->id), LOG_STR("STEP", inst->doing),
+		  LOG_STR("REASON", what));
+	agentd_changed(inst->agentd, inst);
+}
+
+static bool store_run(struct instance *inst, const struct run *next)
+{
+	int r = agentd_commit(inst->agentd, inst, next);
+
+	if (r == 0)
+		return true;
+	trouble(inst, "the record cannot be written");
+	return false;
+}
+
+static void fail(struct instance *inst, enum step step, const char *why)
+{
+	struct run next = inst->run;
+
+	next.fault = FAULT_FINAL;
+	next.restart = RESTART_NONE;
+	(void)snprintf(next.error, sizeof(next.error), "%s failed: %.160s", step_text(step), why);
+	log_event(LOG_ERR, "instance step failed", LOG_STR("INSTANCE", inst->id),
+		  LOG_STR("STEP", step_text(step)), LOG_STR("REASON", why));
+	(void)store_run(inst, &next);
+}
+
+/* Is this outcome one that trying again will not change? */
+static bool is_final(const struct remote_step *remote, enum proto_status status)
+{
+	switch (status) {
+	case PROTO_MISMATCH:
+	case PROTO_INVALID:
+	case PROTO_NOT_FOUND:
+	case PROTO_CONFLICT:
+	case PROTO_LIMIT:
+	case PROTO_DENIED:
+	case PROTO_NO_SPACE:
+	case PROTO_FAILED:
+		return remote->fatal;
+	case PROTO_OK:
+	case PROTO_ALREADY:
+	case PROTO_BUSY:
+	case PROTO_UNREACHABLE:
+	case PROTO_TIMEOUT:
+	case PROTO_STATUS_COUNT:
+		break;
+	}
+	return false;
+}
+
+static const char *refusal_text(const struct instance *inst, enum step step,
+				enum proto_status status, char *buf, size_t size)
+{
+	if (step == STEP_PREPARE && status == PROTO_NOT_FOUND)
+		(void)snprintf(buf, size, "there is no base image %s on this host", inst->image);
+	else if (step == STEP_PREPARE && status == PROTO_NO_SPACE)
+		(void)snprintf(buf, size, "no space is left for a disk of %u MiB", inst->disk_mib);
+	else if (step == STEP_PREPARE && status == PROTO_INVALID)
+		(void)snprintf(buf, size, "a disk of %u MiB does not suit the image %s",
+			       inst->disk_mib, inst->image);
+	else
+		(void)snprintf(buf, size, "%s", proto_status_text(status));
+	return buf;
+}
+
+/* A step did not succeed. */
+static void step_failed(struct instance *inst, enum step step, enum proto_status status)
+{
+	const struct remote_step *remote = &remotes[step];
+	char why[160];
+
+	if (status == PROTO_UNREACHABLE && !peers_up(inst->agentd->peers, remote->peer))
+		return; /* the peer went away: it is asked anew when it is back */
+	/* Whatever went wrong, the next decision is made from what is, not from what was. */
+	inst->seen.described = false;
+	if (step == STEP_KEYS)
+		inst->seen.keys_failed = true;
+	if (step == STEP_POWERDOWN)
+		return; /* it is pressed again, and the hard stop is near */
+	if (is_final(remote, status))
+		fail(inst, step, refusal_text(inst, step, status, why, sizeof(why)));
+	else
+		trouble(inst, proto_status_text(status));
+}
+
+/* The state that a step was to bring about is there already: as good as done. */
+static bool is_done(enum step step, enum proto_status status)
+{
+	if (status == PROTO_ALREADY)
+		return step != STEP_ENROL && step != STEP_WATCH && step != STEP_DESCRIBE;
+	return status == PROTO_NOT_FOUND &&
+	       (step == STEP_FORGET || step == STEP_DISCARD || step == STEP_KILL);
+}
+
+static void step_succeeded(struct instance *inst, enum step step, const void *rep)
+{
+	/* These two succeed in the middle of a loop of failures, too. */
+	if (step != STEP_DESCRIBE && step != STEP_WATCH) {
+		inst->failures = 0;
+		inst->trouble[0] = '\0';
+	}
+	if (rep)
+		remotes[step].done(inst, rep);
+	else if (step == STEP_DISCARD)
+		inst->seen.discarded = true;
+	else
+		inst->seen.described = false;
+	if (step == STEP_PREPARE && !rep) {
+		struct run next = inst->run;
+
+		next.prepared = true;
+		(void)store_run(inst, &next);
+	}
+}
+
+_Static_assert(offsetof(struct vm_describe_req, vm) == 0 &&
+		       offsetof(struct vm_prepare_req, vm) == 0 &&
+		       offsetof(struct vm_start_req, vm) == 0 &&
+		       offsetof(struct vm_forget_req, vm) == 0 &&
+		       offsetof(struct guest_enrol_req, vm) == 0 &&
+		       offsetof(struct guest_set_keys_req, vm) == 0 &&
+		       offsetof(struct guest_discard_req, vm) == 0,
+	       "start_remote() names the VM at the wrong place");
+
+struct step_call {
+	struct instance *inst; /* borrowed: it is not freed while a call is in flight */
+	enum step step;
+	uint64_t keys; /* number of the list that was sent */
+};
+
+static void on_step_reply(void *arg, enum proto_status status, const void *rep, struct fdlist *fds)
+{
+	struct step_call call = *(struct step_call *)arg;
+	struct instance *inst = call.inst;
+
+	(void)fds;
+	free(arg);
+	inst->in_flight = false;
+	if (status == PROTO_OK || is_done(call.step, status)) {
+		if (call.step == STEP_KEYS)
+			inst->seen.keys_applied = call.keys;
+		step_succeeded(inst, call.step, rep);
+	} else {
+		step_failed(inst, call.step, status);
+	}
+	agentd_kick(inst->agentd);
+}
+
+static void start_remote(struct instance *inst, enum step step)
+{
+	const struct remote_step *remote = &remotes[step];
+	struct step_call *call = calloc(1, sizeof(*call));
+	union step_request req;
+	_cleanup_close_ int fd = -EBADF;
+	int r;
+
+	memset(&req, 0, sizeof(req));
+	r = call ? 0 : -ENOMEM;
+	if (r == 0 && remote->fill)
+		r = remote->fill(inst, &req, &fd);
+	if (r == 0) {
+		/* Every request names its VM, and all but three begin with it. */
+		char *name = step == STEP_KILL        ? req.kill.vm
+			     : step == STEP_WATCH     ? req.watch.vm
+			     : step == STEP_POWERDOWN ? req.powerdown.vm
+						      : req.describe.vm;
+
+		*call = (struct step_call){inst, step, inst->seen.keys_wanted};
+		r = proto_name_set(name, inst->id);
+	}
+	if (r == 0)
+		r = peers_call(inst->agentd->peers, remote->peer, remote->op_number, &req, fd,
+			       remote->timeout_ms, on_step_reply, call);
+	if (r < 0) {
+		free(call);
+		trouble(inst, log_errno_text(r));
+		return;
+	}
+	inst->in_flight = true;
+}
+
+/* Steps that are taken here. */
+
+static int64_t host_booted_s(void)
+{
+	struct timespec up;
+
+	(void)clock_gettime(CLOCK_BOOTTIME, &up);
+	return (int64_t)time(NULL) - up.tv_sec;
+}
+
+static void forget_run(struct seen *seen)
+{
+	seen->watched = false;
+	seen->guest = PROTO_GUEST_UNWATCHED;
+	seen->resetting = false;
+	seen->keys_failed = false;
+	seen->keys_applied = 0;
+	seen->powerdown_ms = 0;
+	seen->stop_deadline_ms = 0;
+	seen->boot_deadline_ms = 0;
+}
+
+static void take_ended(struct instance *inst)
+{
+	const struct agentd *a = inst->agentd;
+	struct run next = inst->run;
+
+	reconcile_ended(&next, &inst->seen, peers_limits(a->peers)->boot_id, host_booted_s(),
+			(enum on_end)a->config.on_host_reboot, (enum on_end)a->config.on_exit);
+	log_event(LOG_NOTICE, "VM ended", LOG_STR("INSTANCE", inst->id),
+		  LOG_NUM("EXIT_KIND", inst->seen.exit_kind),
+		  LOG_NUM("EXIT_CODE", inst->seen.exit_code));
+	forget_run(&inst->seen);
+	if (!store_run(inst, &next))
+		return;
+	/* A VM that dies again and again is started ever more slowly. */
+	if (next.goal == GOAL_RUN && next.fault == FAULT_NONE && next.note[0] != '\0') {
+		inst->failures = inst->crashes++;
+		back_off(inst);
+	}
+}
+
+static void take_ready(struct instance *inst)
+{
+	struct run next = inst->run;
+
+	next.ready_generation = inst->seen.generation;
+	next.restart = RESTART_NONE;
+	next.fault = FAULT_NONE;
+	next.error[0] = '\0';
+	next.note[0] = '\0';
+	inst->seen.resetting = false;
+	inst->crashes = 0;
+	if (!inst->seen.keys_failed) {
+		inst->failures = 0;
+		inst->trouble[0] = '\0';
+	}
+	(void)store_run(inst, &next);
+}
+
+static void take_boot_timeout(struct instance *inst)
+{
+	const struct agentd_config *config = &inst->agentd->config;
+	uint32_t factor = inst->seen.accel == PROTO_ACCEL_TCG ? config->tcg_factor : 1;
+	struct run next = inst->run;
+
+	next.fault = FAULT_BOOT;
+	next.restart = RESTART_NONE;
+	(void)snprintf(next.error, sizeof(next.error),
+		       "the guest did not become ready within %u s; see `qudatactl logs %s`",
+		       config->boot_timeout_s * factor, inst->id);
+	(void)store_run(inst, &next);
+}
+
+static void take_adopt(struct instance *inst)
+{
+	struct run next = inst->run;
+
+	next.started_generation = inst->seen.generation;
+	next.ready_generation = 0;
+	(void)snprintf(next.boot_id, sizeof(next.boot_id), "%s",
+		       peers_limits(inst->agentd->peers)->boot_id);
+	(void)store_run(inst, &next);
+}
+
+static void take_lost(struct instance *inst)
+{
+	fail(inst, STEP_LOST, "the VM's disk is no longer on this host");
+}
+
+/* Steps that are taken here; STEP_ERASE is not among them, as it ends the instance. */
+static void (*const locals[STEP_COUNT])(struct instance *inst) = {
+	[STEP_ADOPT] = take_adopt,
+	[STEP_READY] = take_ready,
+	[STEP_BOOT_TIMEOUT] = take_boot_timeout,
+	[STEP_ENDED] = take_ended,
+	[STEP_LOST] = take_lost,
+};
+
+/* The last step: says whether the instance is gone now. */
+static bool take_erase(struct instance *inst)
+{
+	int r = agentd_erase(inst->agentd, inst);
+
+	if (r < 0)
+		trouble(inst, log_errno_text(r));
+	return r == 0;
+}
+
+/* The pass. */
+
+static void set_deadlines(struct instance *inst, uint64_t now_ms)
+{
+	const struct agentd_config *config = &inst->agentd->config;
+	struct seen *seen = &inst->seen;
+	bool runs = seen->described && seen->vm == PROTO_VM_RUNNING;
+	uint32_t factor = seen->accel == PROTO_ACCEL_TCG ? config->tcg_factor : 1;
+	uint32_t grace =
+		inst->run.goal == GOAL_DELETE ? config->delete_grace_s : config->stop_grace_s;
+
+	if (!runs)
+		return;
+	if (!reconcile_wants_stop(&inst->run))
+		seen->stop_deadline_ms = 0;
+	else if (seen->stop_deadline_ms == 0 || inst->run.goal == GOAL_DELETE)
+		seen->stop_deadline_ms =
+			MIN_OF(seen->stop_deadline_ms ? seen->stop_deadline_ms : UINT64_MAX,
+			       now_ms + (uint64_t)grace * MSEC_PER_SEC);
+	if (seen->boot_deadline_ms == 0)
+		seen->boot_deadline_ms =
+			now_ms + (uint64_t)config->boot_timeout_s * factor * MSEC_PER_SEC;
+}
+
+static void set_doing(struct instance *inst, enum step step)
+{
+	const char *doing = step_text(step);
+
+	if (inst->doing == doing)
+		return;
+	inst->doing = doing;
+	agentd_changed(inst->agentd, inst);
+}
+
+static struct decision decide(struct instance *inst, uint64_t now_ms)
+{
+	const struct agentd *a = inst->agentd;
+	const struct situation s = {
+		.run = &inst->run,
+		.seen = &inst->seen,
+		.helper_up = peers_up(a->peers, PEER_HELPER),
+		.vmmon_up = peers_up(a->peers, PEER_VMMON),
+		.now_ms = now_ms,
+	};
+
+	set_deadlines(inst, now_ms);
+	return reconcile(&s);
+}
+
+/* Takes the instance as far as it can go now. Says whether it is still there. */
+static bool drive(struct instance *inst)
+{
+	for (int i = 0; i < LOCAL_STEPS_MAX && !inst->in_flight; i++) {
+		uint64_t now_ms = rpc_now_ms();
+		struct decision d = decide(inst, now_ms);
+		bool remote = remotes[d.step].op_number != 0;
+
+		inst->wake_ms = d.wake_ms;
+		/* Looking is not worth telling; what follows from it is. */
+		if (d.step != STEP_DESCRIBE)
+			set_doing(inst, d.step);
+		if (!remote && !locals[d.step] && d.step != STEP_ERASE) {
+			if (d.step == STEP_WAIT_START)
+				inst->seen.described = false;
+			return true;
+		}
+		if (now_ms < inst->retry_ms) {
+			inst->wake_ms = MIN_OF(inst->wake_ms, inst->retry_ms);
+			return true;
+		}
+		if (d.step == STEP_ERASE && take_erase(inst))
+			return false;
+		if (remote)
+			start_remote(inst, d.step);
+		else if (locals[d.step])
+			locals[d.step](inst);
+	}
+	if (!inst->in_flight) /* more steps than one pass may take: the others first */
+		agentd_kick(inst->agentd);
+	return true;
+}
+
+void drive_all(struct agentd *a)
+{
+	struct instance *inst, *following;
+	uint64_t next = UINT64_MAX, now_ms, in_ms;
+	struct timeval tv;
+
+	for (inst = TAILQ_FIRST(&a->instances); inst; inst = following) {
+		following = TAILQ_NEXT(inst, link);
+		if ((!inst->quarantined || inst->run.goal == GOAL_DELETE) && drive(inst))
+			next = MIN_OF(next, inst->wake_ms);
+	}
+	next = MIN_OF(next, waiters_check(a));
+	if (next == UINT64_MAX) {
+		(void)evtimer_del(a->timer);
+		return;
+	}
+	now_ms = rpc_now_ms();
+	in_ms = next > now_ms ? next - now_ms : 0;
+	tv = (struct timeval){
+		.tv_sec = (time_t)(in_ms / MSEC_PER_SEC),
+		.tv_usec = (suseconds_t)(in_ms % MSEC_PER_SEC * 1000),
+	};
+	(void)evtimer_add(a->timer, &tv);
+}
+
+void drive_peer_changed(void *ctx, enum peer_id id, bool up)
+{
+	struct agentd *a = ctx;
+	struct instance *inst;
+
+	TAILQ_FOREACH(inst, &a->instances, link)
+	{
+		if (id == PEER_HELPER)
+			inst->seen.described = false;
+		if (id == PEER_VMMON) {
+			inst->seen.watched = false;
+			inst->seen.powerdown_ms = 0;
+		}
+		if (up)
+			inst->retry_ms = 0;
+		agentd_changed(a, inst);
+	}
+	agentd_kick(a);
+}
+
+static void on_vm_exited(struct agentd *a, const struct vm_exited_ev *ev)
+{
+	struct instance *inst = agentd_find(a, ev->vm);
+
+	if (!inst)
+		return;
+	inst->seen.described = false;
+	inst->retry_ms = 0;
+	agentd_kick(a);
+}
+
+static void on_guest_state(struct agentd *a, const struct guest_state_ev *ev)
+{
+	struct instance *inst = agentd_find(a, ev->vm);
+
+	if (!inst || !inst->seen.watched || inst->seen.generation != ev->generation)
+		return;
+	guest_is(inst, (enum proto_guest_state)ev->state);
+}
+
+void drive_peer_event(void *ctx, enum peer_id id, uint32_t op_number, const void *body)
+{
+	if (id == PEER_HELPER && op_number == OP_VM_EXITED)
+		on_vm_exited(ctx, body);
+	else if (id == PEER_VMMON && op_number == OP_GUEST_STATE)
+		on_guest_state(ctx, body);
+}

@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Instances and the orders that clients give about them.
+ * Trust: runs inside agentd; holds values that request.c and the protocol's codec have checked.
+ */
+#include "agentd/instance.h"
+
+#include <sys/random.h>
+
+static const char hex[] = "0123456789abcdef";
+
+struct instance *instance_new(struct agentd *a)
+{
+	struct instance *inst = calloc(1, sizeof(*inst));
+	uint8_t bytes[INSTANCE_ID_LEN / 2];
+
+	if (!inst)
+		return NULL;
+	if (getrandom(bytes, sizeof(bytes), 0) != (ssize_t)sizeof(bytes)) {
+		free(inst);
+		return NULL;
+	}
+	for (size_t i = 0; i < sizeof(bytes); i++) {
+		inst->id[2 * i] = hex[bytes[i] >> 4];
+		inst->id[2 * i + 1] = hex[bytes[i] & 15];
+	}
+	inst->agentd = a;
+	inst->wake_ms = UINT64_MAX;
+	inst->status = "pending";
+	inst->seen.keys_wanted = 1;
+	return inst;
+}
+
+void instance_free(struct instance *inst)
+{
+	if (!inst)
+		return;
+	for (size_t i = 0; i < inst->n_keys; i++)
+		free(inst->keys[i]);
+	json_decref(inst->tenant);
+	free(inst->view);
+	free(inst);
+}
+
+bool instance_id_valid(const char *id)
+{
+	return strlen(id) == INSTANCE_ID_LEN && id[strspn(id, hex)] == '\0';
+}
+
+uint16_t instance_host_port(const struct instance *inst, uint16_t guest)
+{
+	for (size_t i = 0; i < proto_ports_count(inst->ports); i++)
+		if (inst->ports[i].guest == guest)
+			return inst->ports[i].host;
+	return 0;
+}
+
+bool instance_alive(const struct instance *inst)
+{
+	/* Until it is described anew, what the record says is the best that is known. */
+	if (!inst->seen.described)
+		return inst->run.started_generation != 0;
+	return inst->seen.vm == PROTO_VM_RUNNING || inst->seen.vm == PROTO_VM_STARTING;
+}
+
+static void clear_fault(struct run *run)
+{
+	run->fault = FAULT_NONE;
+	run->error[0] = '\0';
+	run->note[0] = '\0';
+}
+
+static void order_start(struct run *run, bool alive)
+{
+	/* A stop that has begun is finished first: half-stopped guests cannot be called back. */
+	if (run->goal == GOAL_STOP && alive)
+		run->restart = RESTART_STOPPING;
+	if (!alive && run->fault == FAULT_FINAL)
+		run->started_generation = 0; /* that run has been reported */
+	run->goal = GOAL_RUN;
+	clear_fault(run);
+}
+
+static int order_restart(struct run *run, bool alive, struct err *reterr)
+{
+	if (run->goal == GOAL_STOP)
+		return err_set(reterr, -EPERM,
+			       alive ? "the instance is being stopped; start it afterwards"
+				     : "the instance is stopped; start it instead");
+	if (!alive) {
+		order_start(run, alive);
+		return 0;
+	}
+	if (run->restart != RESTART_STOPPING)
+		run->restart = RESTART_STOPPING;
+	clear_fault(run);
+	return 0;
+}
+
+int instance_order(struct run *run, enum request_action action, bool alive, struct err *reterr)
+{
+	if (run->goal == GOAL_DELETE)
+		return err_set(reterr, -EPERM, "the instance is being destroyed");
+	switch (action) {
+	case ACTION_START:
+		order_start(run, alive);
+		return 0;
+	case ACTION_STOP:
+		if (run->goal == GOAL_STOP && run->fault == FAULT_NONE)
+			return 0;
+		run->goal = GOAL_STOP;
+		run->restart = RESTART_NONE;
+		clear_fault(run);
+		return 0;
+	case ACTION_RESTART:
+		return order_restart(run, alive, reterr);
+	}
+	return err_set(reterr, -EPERM, "no such action");
+}
+
+static bool same_key(const char *a, const char *b)
+{
+	struct pubkey ka, kb;
+
+	return pubkey_parse(a, strlen(a), &ka, NULL) == 0 &&
+	       pubkey_parse(b, strlen(b), &kb, NULL) == 0 && pubkey_same(&ka, &kb);
+}
+
+int instance_key_add(struct instance *inst, const char *line)
+{
+	for (size_t i = 0; i < inst->n_keys; i++)
+		if (same_key(inst->keys[i], line))
+			return 0;
+	if (inst->n_keys == INSTANCE_KEYS_MAX)
+		return -E2BIG;
+	inst->keys[inst->n_keys] = strdup(line);
+	if (!inst->keys[inst->n_keys])
+		return -ENOMEM;
+	inst->n_keys++;
+	return 1;
+}
+
+int instance_key_remove(struct instance *inst, const char *line)
+{
+	for (size_t i = 0; i < inst->n_keys; i++) {
+		if (!same_key(inst->keys[i], line))
+			continue;
+		free(inst->keys[i]);
+		inst->n_keys--;
+		memmove(&inst->keys[i], &inst->keys[i + 1],
+			(inst->n_keys - i) * sizeof(inst->keys[0]));
+		return 1;
+	}
+	return 0;
+}

@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Allocation of host ports.
+ * Trust: runs inside agentd; serves requests that were checked by request.c.
+ */
+#include "agentd/ports.h"
+
+#include <arpa/inet.h>
+#include <sys/socket.h>
+
+/*
+ * Where the search for a free port begins, per kind. HTTP begins behind the ports that the agent
+ * itself may listen on (15001-15300), so that a restart of the agent finds its own again.
+ */
+static const struct {
+	uint16_t low, high, first;
+} ranges[] = {
+	[PORT_HTTP] = {15001, 65535, 20000},
+	[PORT_TCP] = {10000, 15000, 10001},
+};
+
+bool ports_in_use(uint16_t port)
+{
+	_cleanup_close_ int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	const struct sockaddr_in sin = {
+		.sin_family = AF_INET,
+		.sin_port = htons(port),
+		.sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+	};
+	int on = 1;
+
+	/* Connections that wait for their end (TIME_WAIT) do not count, listeners do. */
+	if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) < 0)
+		return true;
+	return bind(fd, (const struct sockaddr *)&sin, sizeof(sin)) < 0;
+}
+
+static bool given(const struct proto_port ports[static PROTO_MAX_PORTS], size_t n, uint16_t port)
+{
+	for (size_t i = 0; i < n; i++)
+		if (ports[i].host == port)
+			return true;
+	return false;
+}
+
+static bool outside(const struct ports_host *host, uint16_t port)
+{
+	return host->low != 0 && (port < host->low || port > host->high);
+}
+
+static int grant_wish(const struct port_request *wish, const struct ports_host *host,
+		      struct proto_port *port, struct err *reterr)
+{
+	if (outside(host, wish->host))
+		return err_set(reterr, -ERANGE,
+			       "ports: host port %u (for %u) is outside %u to %u, "
+			       "which this host forwards",
+			       wish->host, wish->guest, host->low, host->high);
+	if (host->taken(host->ctx, wish->host))
+		return err_set(reterr, -EADDRINUSE, "ports: host port %u (for %u) is taken",
+			       wish->host, wish->guest);
+	port->host = wish->host;
+	return 0;
+}
+
+static uint16_t find_free(enum port_proto proto, const struct ports_host *host,
+			  const struct proto_port ports[static PROTO_MAX_PORTS], size_t n)
+{
+	uint32_t low = ranges[proto].low, span = ranges[proto].high - low + 1u;
+	uint32_t start = ranges[proto].first - low;
+
+	for (uint32_t i = 0; i < span; i++) {
+		uint16_t port = (uint16_t)(low + (start + i) % span);
+
+		if (!outside(host, port) && !given(ports, n, port) && !host->taken(host->ctx, port))
+			return port;
+	}
+	return 0;
+}
+
+int ports_allocate(const struct port_request *wanted, size_t n, const struct ports_host *host,
+		   struct proto_port ret_ports[static PROTO_MAX_PORTS], struct err *reterr)
+{
+	struct proto_port ports[PROTO_MAX_PORTS] = {0};
+
+	for (size_t i = 0; i < n; i++) {
+		int r = 0;
+
+		ports[i].guest = wanted[i].guest;
+		if (wanted[i].host != 0)
+			r = grant_wish(&wanted[i], host, &ports[i], reterr);
+		if (r < 0)
+			return r;
+	}
+	for (size_t i = 0; i < n; i++) {
+		if (wanted[i].host != 0)
+			continue;
+		ports[i].host = find_free(wanted[i].proto, host, ports, n);
+		if (ports[i].host == 0)
+			return err_set(reterr, -ENOSPC,
+				       "ports: no free host port is left for port %u",
+				       wanted[i].guest);
+	}
+	memcpy(ret_ports, ports, sizeof(ports));
+	return 0;
+}

@@ -1,0 +1,350 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Instances on disk.
+ * Trust: runs inside agentd; reads back its own files, which may have been damaged.
+ */
+#include "agentd/store.h"
+
+#include "common/fd.h"
+#include "common/log.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#define VERSION 1
+#define SUFFIX  ".json"
+
+static const char *const goal_words[] = {
+	[GOAL_RUN] = "run", [GOAL_STOP] = "stop", [GOAL_DELETE] = "delete"};
+static const char *const restart_words[] = {
+	[RESTART_NONE] = "none", [RESTART_STOPPING] = "stopping", [RESTART_STARTING] = "starting"};
+static const char *const fault_words[] = {
+	[FAULT_NONE] = "none", [FAULT_BOOT] = "boot", [FAULT_FINAL] = "final"};
+
+static void cleanup_json(json_t **json)
+{
+	json_decref(*json);
+}
+
+#define _cleanup_json_ _cleanup_(cleanup_json)
+
+/* The index of @word, or -1. */
+static int find_word(const char *const words[], size_t n, const char *word)
+{
+	for (size_t i = 0; i < n; i++)
+		if (words[i] && STR_EQ(words[i], word))
+			return (int)i;
+	return -1;
+}
+
+/* Writing. */
+
+static json_t *run_to_json(const struct run *run)
+{
+	return json_pack("{s:s, s:s, s:s, s:I, s:I, s:b, s:b, s:I, s:s, s:s, s:s, s:s}", "goal",
+			 goal_words[run->goal], "restart", restart_words[run->restart], "fault",
+			 fault_words[run->fault], "started_generation",
+			 (json_int_t)run->started_generation, "ready_generation",
+			 (json_int_t)run->ready_generation, "prepared", run->prepared, "had_keys",
+			 run->had_keys, "since", (json_int_t)run->since_s, "boot_id", run->boot_id,
+			 "host_key", run->host_key, "error", run->error, "note", run->note);
+}
+
+static json_t *ports_to_json(const struct proto_port ports[static PROTO_MAX_PORTS])
+{
+	json_t *array = json_array();
+
+	for (size_t i = 0; i < proto_ports_count(ports); i++)
+		(void)json_array_append_new(
+			array, json_pack("[i, i]", (int)ports[i].guest, (int)ports[i].host));
+	return array;
+}
+
+static json_t *keys_to_json(const struct instance *inst)
+{
+	json_t *array = json_array();
+
+	for (size_t i = 0; i < inst->n_keys; i++)
+		(void)json_array_append_new(array, json_string(inst->keys[i]));
+	return array;
+}
+
+static json_t *to_json(const struct instance *inst)
+{
+	return json_pack("{s:i, s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:b, s:o, s:o, s:o, s:O?}",
+			 "version", VERSION, "id", inst->id, "name", inst->name, "image",
+			 inst->image, "status", inst->status, "cpus", (int)inst->cpus, "memory_mib",
+			 (int)inst->memory_mib, "disk_mib", (int)inst->disk_mib, "created_at",
+			 (json_int_t)inst->created_s, "bare", inst->bare, "ports",
+			 ports_to_json(inst->ports), "keys", keys_to_json(inst), "run",
+			 run_to_json(&inst->run), "tenant", inst->tenant);
+}
+
+static void file_name(const char *id, char ret_name[static 64])
+{
+	(void)snprintf(ret_name, 64, "%s%s", id, SUFFIX);
+}
+
+int store_save(int dirfd, const struct instance *inst)
+{
+	_cleanup_json_ json_t *json = to_json(inst);
+	_cleanup_free_ char *text = json ? json_dumps(json, JSON_INDENT(1)) : NULL;
+	char name[64];
+	int r;
+
+	if (!text)
+		return -ENOMEM;
+	file_name(inst->id, name);
+	r = fd_replace_file(dirfd, name, text, strlen(text), 0600);
+	explicit_bzero(text, strlen(text)); /* it may hold the password of a registry */
+	return r;
+}
+
+int store_remove(int dirfd, const char *id)
+{
+	char name[64];
+
+	file_name(id, name);
+	if (unlinkat(dirfd, name, 0) < 0 && errno != ENOENT)
+		return -errno;
+	return fsync(dirfd) < 0 ? -errno : 0;
+}
+
+/* Reading. */
+
+static int copy(char *to, size_t size, const char *text, const char *what, struct err *reterr)
+{
+	if (strlen(text) >= size)
+		return err_set(reterr, -EINVAL, "%s is too long", what);
+	(void)snprintf(to, size, "%s", text);
+	return 0;
+}
+
+static int run_from_json(json_t *json, struct run *run, struct err *reterr)
+{
+	const char *goal, *restart, *fault, *boot_id, *host_key, *error, *note;
+	json_int_t started, ready, since;
+	int prepared, had_keys, g, s, f, r;
+	json_error_t why;
+
+	if (json_unpack_ex(json, &why, 0,
+			   "{s:s, s:s, s:s, s:I, s:I, s:b, s:b, s:I, s:s, s:s, s:s, s:s}", "goal",
+			   &goal, "restart", &restart, "fault", &fault, "started_generation",
+			   &started, "ready_generation", &ready, "prepared", &prepared, "had_keys",
+			   &had_keys, "since", &since, "boot_id", &boot_id, "host_key", &host_key,
+			   "error", &error, "note", &note) < 0)
+		return err_set(reterr, -EINVAL, "run: %s", why.text);
+	g = find_word(goal_words, ARRAY_LEN(goal_words), goal);
+	s = find_word(restart_words, ARRAY_LEN(restart_words), restart);
+	f = find_word(fault_words, ARRAY_LEN(fault_words), fault);
+	if (g < 0 || s < 0 || f < 0)
+		return err_set(reterr, -EINVAL, "run: goal, restart or fault is no known word");
+	run->goal = (enum goal)g;
+	run->restart = (enum restart)s;
+	run->fault = (enum fault)f;
+	run->started_generation = (uint64_t)started;
+	run->ready_generation = (uint64_t)ready;
+	run->since_s = since;
+	run->prepared = prepared;
+	run->had_keys = had_keys;
+	r = copy(run->boot_id, sizeof(run->boot_id), boot_id, "run: boot_id", reterr);
+	if (r == 0)
+		r = copy(run->host_key, sizeof(run->host_key), host_key, "run: host_key", reterr);
+	if (r == 0)
+		r = copy(run->error, sizeof(run->error), error, "run: error", reterr);
+	return r == 0 ? copy(run->note, sizeof(run->note), note, "run: note", reterr) : r;
+}
+
+static int ports_from_json(const json_t *array, struct proto_port ports[static PROTO_MAX_PORTS],
+			   struct err *reterr)
+{
+	size_t n = json_array_size(array);
+
+	if (!json_is_array(array) || n > PROTO_MAX_PORTS)
+		return err_set(reterr, -EINVAL, "ports is no list of at most %d", PROTO_MAX_PORTS);
+	for (size_t i = 0; i < n; i++) {
+		int guest, host;
+
+		if (json_unpack(json_array_get(array, i), "[i, i]", &guest, &host) < 0 ||
+		    guest < 1 || guest > UINT16_MAX || host < 1 || host > UINT16_MAX)
+			return err_set(reterr, -EINVAL, "ports holds something else than ports");
+		ports[i] = (struct proto_port){.guest = (uint16_t)guest, .host = (uint16_t)host};
+	}
+	return 0;
+}
+
+static int keys_from_json(const json_t *array, struct instance *inst, struct err *reterr)
+{
+	if (!json_is_array(array) || json_array_size(array) > INSTANCE_KEYS_MAX)
+		return err_set(reterr, -EINVAL, "keys is no list of at most %d", INSTANCE_KEYS_MAX);
+	for (size_t i = 0; i < json_array_size(array); i++) {
+		const char *line = json_string_value(json_array_get(array, i));
+		struct pubkey key;
+
+		if (!line || pubkey_parse(line, strlen(line), &key, NULL) < 0)
+			return err_set(reterr, -EINVAL, "keys holds something else than keys");
+		if (instance_key_add(inst, line) < 0)
+			return err_set(reterr, -EINVAL, "out of memory");
+	}
+	return 0;
+}
+
+static const char *status_constant(const char *word)
+{
+	static const char *const words[] = {"pending",   "running", "paused",
+					    "rebooting", "error",   "destroyed"};
+	int i = find_word(words, ARRAY_LEN(words), word);
+
+	return i < 0 ? "pending" : words[i];
+}
+
+static int read_members(json_t *json, struct instance *inst, struct err *reterr)
+{
+	json_t *run, *ports, *keys, *tenant = NULL;
+	const char *id, *name, *image, *status;
+	int version, cpus, memory, disk, bare, r;
+	json_int_t created;
+	json_error_t why;
+
+	if (json_unpack_ex(json, &why, 0,
+			   "{s:i, s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:b, s:o, s:o, s:o, s?o}",
+			   "version", &version, "id", &id, "name", &name, "image", &image, "status",
+			   &status, "cpus", &cpus, "memory_mib", &memory, "disk_mib", &disk,
+			   "created_at", &created, "bare", &bare, "ports", &ports, "keys", &keys,
+			   "run", &run, "tenant", &tenant) < 0)
+		return err_set(reterr, -EINVAL, "%s", why.text);
+	if (version != VERSION)
+		return err_set(reterr, -EINVAL, "version %d is not known to this agentd", version);
+	if (!STR_EQ(id, inst->id) || !proto_name_valid(image))
+		return err_set(reterr, -EINVAL, "id or image is not what it should be");
+	if (cpus < 1 || cpus > PROTO_MAX_CPUS || memory < 1 || memory > (int)PROTO_MAX_MEMORY_MIB ||
+	    disk < 0 || disk > (int)PROTO_MAX_DISK_MIB)
+		return err_set(reterr, -EINVAL, "cpus, memory_mib or disk_mib is out of range");
+	inst->cpus = (uint32_t)cpus;
+	inst->memory_mib = (uint32_t)memory;
+	inst->disk_mib = (uint32_t)disk;
+	inst->created_s = created;
+	inst->bare = bare;
+	inst->status = status_constant(status);
+	r = copy(inst->name, sizeof(inst->name), name, "name", reterr);
+	if (r == 0)
+		r = copy(inst->image, sizeof(inst->image), image, "image", reterr);
+	if (r == 0)
+		r = ports_from_json(ports, inst->ports, reterr);
+	if (r == 0)
+		r = keys_from_json(keys, inst, reterr);
+	if (r == 0)
+		r = run_from_json(run, &inst->run, reterr);
+	if (r == 0 && tenant && json_is_object(tenant))
+		inst->tenant = json_incref(tenant);
+	return r;
+}
+
+int store_parse(const char *text, size_t len, struct instance *inst, struct err *reterr)
+{
+	_cleanup_json_ json_t *json = NULL;
+	json_error_t why;
+
+	json = json_loadb(text, len, JSON_REJECT_DUPLICATES, &why);
+	if (!json)
+		return err_set(reterr, -EINVAL, "%s (line %d)", why.text, why.line);
+	return read_members(json, inst, reterr);
+}
+
+static int read_file(int dirfd, const char *name, char **ret_text, size_t *ret_len,
+		     struct err *reterr)
+{
+	_cleanup_free_ char *text = NULL;
+	struct stat st;
+	ssize_t n;
+
+	if (fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+		return err_errno(reterr, -errno, "cannot look at the file");
+	if (!S_ISREG(st.st_mode) || st.st_size > (off_t)STORE_FILE_MAX)
+		return err_set(reterr, -EINVAL, "it is no regular file or too large");
+	text = malloc((size_t)st.st_size + 2);
+	if (!text)
+		return err_set(reterr, -ENOMEM, "out of memory");
+	n = fd_read_file(dirfd, name, text, (size_t)st.st_size + 2);
+	if (n < 0)
+		return err_errno(reterr, (int)n, "cannot read the file");
+	*ret_text = TAKE_PTR(text);
+	*ret_len = (size_t)n;
+	return 0;
+}
+
+/* What cannot be understood is kept and shown, so that nothing is ever lost silently. */
+static void quarantine(struct instance *inst, const char *why)
+{
+	inst->quarantined = true;
+	inst->cpus = MAX_OF(inst->cpus, 1);
+	inst->memory_mib = MAX_OF(inst->memory_mib, 128);
+	inst->run.goal = GOAL_STOP;
+	inst->run.restart = RESTART_NONE;
+	inst->run.fault = FAULT_FINAL;
+	(void)snprintf(inst->run.error, sizeof(inst->run.error),
+		       "its record cannot be read (%.120s); repair %s/%s%s and restart agentd, or "
+		       "delete the instance",
+		       why, STORE_DIR, inst->id, SUFFIX);
+	log_event(LOG_ERR, "instance record cannot be read", LOG_STR("INSTANCE", inst->id),
+		  LOG_STR("REASON", why));
+}
+
+static int load_one(int dirfd, const char *name, struct agentd *a, struct instance_list *list)
+{
+	struct instance *inst = instance_new(a);
+	_cleanup_free_ char *text = NULL;
+	struct err why = {0};
+	size_t len = 0;
+
+	if (!inst)
+		return -ENOMEM;
+	(void)snprintf(inst->id, sizeof(inst->id), "%.*s", INSTANCE_ID_LEN, name);
+	if (read_file(dirfd, name, &text, &len, &why) < 0 || store_parse(text, len, inst, &why) < 0)
+		quarantine(inst, why.text);
+	if (text)
+		explicit_bzero(text, len);
+	TAILQ_INSERT_TAIL(list, inst, link);
+	return 0;
+}
+
+static bool is_record_name(const char *name)
+{
+	char id[INSTANCE_ID_LEN + 1];
+
+	if (strlen(name) != INSTANCE_ID_LEN + strlen(SUFFIX) ||
+	    !STR_EQ(name + INSTANCE_ID_LEN, SUFFIX))
+		return false;
+	(void)snprintf(id, sizeof(id), "%.*s", INSTANCE_ID_LEN, name);
+	return instance_id_valid(id);
+}
+
+static void cleanup_dir(DIR **dir)
+{
+	if (*dir)
+		(void)closedir(*dir);
+}
+
+int store_load(int dirfd, struct agentd *a, struct instance_list *list, struct err *reterr)
+{
+	_cleanup_close_ int fd = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	_cleanup_(cleanup_dir) DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+	struct dirent *entry;
+
+	if (!dir)
+		return err_errno(reterr, -errno, "cannot list the stored instances");
+	(void)TAKE_FD(fd); /* the DIR's now */
+	while ((entry = readdir(dir))) {
+		if (entry->d_name[0] == '.')
+			continue; /* also what an interrupted replacement left */
+		if (!is_record_name(entry->d_name)) {
+			log_event(LOG_WARNING, "file among the instances is not mine",
+				  LOG_STR("FILE", entry->d_name));
+			continue;
+		}
+		if (load_one(dirfd, entry->d_name, a, list) < 0)
+			return err_set(reterr, -ENOMEM, "out of memory");
+	}
+	return 0;
+}

@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Instances as JSON.
+ * Trust: runs inside agentd; shows nothing secret.
+ */
+#include "agentd/view.h"
+
+#define SSH_PORT 22
+
+static bool is_ready(const struct instance *inst)
+{
+	const struct run *run = &inst->run;
+
+	/* While the helper is away, the last that is known stands. */
+	if (run->ready_generation == 0 || run->ready_generation != run->started_generation)
+		return false;
+	return !inst->seen.described ||
+	       (instance_alive(inst) && inst->seen.generation == run->ready_generation);
+}
+
+const char *view_status(const struct instance *inst)
+{
+	const struct run *run = &inst->run;
+
+	if (run->goal == GOAL_DELETE)
+		return "pending";
+	if (run->fault != FAULT_NONE)
+		return "error";
+	if (run->goal == GOAL_STOP)
+		return instance_alive(inst) ? "pending" : "paused";
+	if (run->restart != RESTART_NONE || inst->seen.resetting)
+		return "rebooting";
+	return is_ready(inst) ? "running" : "pending";
+}
+
+void view_detail(const struct instance *inst, char *ret_text, size_t size)
+{
+	const char *prefix = inst->run.goal == GOAL_DELETE ? "being destroyed: " : "";
+
+	if (inst->trouble[0] != '\0')
+		(void)snprintf(ret_text, size, "%s%s: %s; it is tried again", prefix, inst->doing,
+			       inst->trouble);
+	else if (inst->doing && inst->doing[0] != '\0' && inst->run.fault != FAULT_FINAL)
+		(void)snprintf(ret_text, size, "%s%s", prefix, inst->doing);
+	else
+		(void)snprintf(ret_text, size, "%s", inst->run.note);
+}
+
+json_t *view_ports(const struct instance *inst)
+{
+	json_t *ports = json_object();
+
+	for (size_t i = 0; i < proto_ports_count(inst->ports); i++) {
+		char guest[8], host[8];
+
+		(void)snprintf(guest, sizeof(guest), "%u", inst->ports[i].guest);
+		(void)snprintf(host, sizeof(host), "%u", inst->ports[i].host);
+		(void)json_object_set_new(ports, guest, json_string(host));
+	}
+	return ports;
+}
+
+static json_t *view_ssh(const struct instance *inst)
+{
+	uint16_t port = instance_host_port(inst, SSH_PORT);
+
+	if (port == 0 || inst->run.host_key[0] == '\0')
+		return json_null();
+	return json_pack("{s:s, s:i, s:s, s:s}", "host", "127.0.0.1", "port", (int)port, "user",
+			 "root", "host_key", inst->run.host_key);
+}
+
+static const char *view_accel(const struct instance *inst)
+{
+	static const char *const words[] = {"", "kvm", "tcg"};
+
+	return instance_alive(inst) && inst->seen.described ? words[inst->seen.accel] : "";
+}
+
+json_t *view_instance_json(const struct instance *inst)
+{
+	char detail[2 * ERR_TEXT_MAX + 64];
+
+	view_detail(inst, detail, sizeof(detail));
+	return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:s, s:o, s:o, s:I, "
+			 "s:I, s:o, s:s}",
+			 "instance_id", inst->id, "vm_id", inst->id, "container_id", "", "name",
+			 inst->name, "status", inst->status, "detail", detail, "error",
+			 inst->run.goal == GOAL_DELETE ? "" : inst->run.error, "cpus",
+			 (int)inst->cpus, "memory_mib", (int)inst->memory_mib, "disk_mib",
+			 (int)inst->disk_mib, "image", inst->image, "ports", view_ports(inst),
+			 "allocated_ports", view_ports(inst), "created_at",
+			 (json_int_t)inst->created_s, "since", (json_int_t)inst->run.since_s, "ssh",
+			 view_ssh(inst), "accel", view_accel(inst));
+}
+
+const char *view_instance(struct instance *inst)
+{
+	json_t *json;
+
+	if (inst->view)
+		return inst->view;
+	json = view_instance_json(inst);
+	inst->view = json ? json_dumps(json, JSON_COMPACT) : NULL;
+	json_decref(json);
+	return inst->view;
+}
+
+const char *view_list(struct agentd *a)
+{
+	struct instance *inst;
+	size_t size = 0;
+	FILE *f;
+
+	if (a->list_view)
+		return a->list_view;
+	f = open_memstream(&a->list_view, &size);
+	if (!f)
+		return NULL;
+	(void)fputs("{\"ok\":true,\"data\":{\"instances\":[", f);
+	TAILQ_FOREACH(inst, &a->instances, link)
+	{
+		const char *text = view_instance(inst);
+
+		(void)fprintf(f, "%s%s", inst == TAILQ_FIRST(&a->instances) ? "" : ",",
+			      text ? text : "null");
+	}
+	(void)fputs("]}}", f);
+	if (fclose(f) != 0) {
+		free(TAKE_PTR(a->list_view));
+		return NULL;
+	}
+	return a->list_view;
+}
+
+const char *view_bare(struct agentd *a)
+{
+	static const char none[] = "{\"ok\":true,\"data\":{\"status\":\"destroyed\","
+				   "\"instance_id\":\"\",\"container_id\":\"\",\"vm_id\":\"\","
+				   "\"ports\":{},\"allocated_ports\":{}}}";
+	struct instance *inst = agentd_bare(a);
+	const char *text;
+
+	if (a->bare_view)
+		return a->bare_view;
+	if (!inst)
+		return none;
+	text = view_instance(inst);
+	if (!text || asprintf(&a->bare_view, "{\"ok\":true,\"data\":%s}", text) < 0)
+		a->bare_view = NULL;
+	return a->bare_view;
+}
