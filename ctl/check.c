@@ -19,6 +19,7 @@
 #include <sys/statvfs.h>
 
 #include "ctl/text.h"
+#include "proto/proto.h"
 
 #define VM_SLOTS         16
 #define CPUINFO_MAX      65536
@@ -235,34 +236,50 @@ static void check_kvm(const struct check_env *env, struct check_report *report)
 			  owner, version);
 }
 
+/* What the helper remembers of its trial, in words; "" when the record is not understood. */
+static const char *remembered_accel(const char *record)
+{
+	const char *line = strncmp(record, "accel", 5) == 0 ? record : strstr(record, "\naccel");
+	unsigned int choice;
+
+	if (!line || sscanf(line, " accel = %2u", &choice) != 1)
+		return "";
+	if (choice == PROTO_ACCEL_KVM)
+		return "KVM works: a guest showed life with it";
+	return choice == PROTO_ACCEL_TCG ? "KVM does not work: no guest showed life with it" : "";
+}
+
 /* What the helper chose: only a guest's first sign of life proves that KVM is usable. */
 static void check_accel(const struct check_env *env, struct check_report *report)
 {
+	static const char not_tried[] =
+		"not tried yet: KVM is believed only after a guest has shown life with it";
 	char path[512], text[512];
 	ssize_t n;
 
 	if (env->accel_choice) {
-		check_add(report, STR_EQ(env->accel_choice, "kvm") ? CHECK_OK : CHECK_WARN, "accel",
-			  NULL, "the helper uses %s%s%s", env->accel_choice,
+		enum check_level level = CHECK_INFO;
+
+		if (STR_EQ(env->accel_choice, "kvm"))
+			level = CHECK_OK;
+		else if (STR_EQ(env->accel_choice, "tcg"))
+			level = CHECK_WARN;
+		check_add(report, level, "accel", "see the lines cpu and kvm",
+			  "the helper's choice is %s%s%s", env->accel_choice,
 			  env->accel_reason ? ": " : "",
 			  env->accel_reason ? env->accel_reason : "");
 		return;
 	}
 	snprintf(path, sizeof(path), "%s/accel", env->helper_dir);
 	n = check_read(env, path, text, sizeof(text));
-	if (n > 0) {
-		for (char *p = text; *p; p++)
-			if (*p == '\n')
-				*p = ' ';
-		check_add(report, CHECK_INFO, "accel", NULL, "tried earlier: %s", text);
-	} else if (n == -EACCES) {
+	if (n == -EACCES)
 		check_add(report, CHECK_INFO, "accel", NULL,
 			  "only root may read what the helper tried earlier");
-	} else {
-		check_add(
-			report, CHECK_INFO, "accel", NULL,
-			"not tried yet: KVM is believed only after a guest has shown life with it");
-	}
+	else if (n > 0 && *remembered_accel(text))
+		check_add(report, CHECK_INFO, "accel", NULL, "tried earlier: %s",
+			  remembered_accel(text));
+	else
+		check_add(report, CHECK_INFO, "accel", NULL, "%s", not_tried);
 }
 
 /* ---- kernel ---- */

@@ -224,7 +224,7 @@ class Reading(Case):
         self.assertRegex(self.ctl("version")[0], r"qudatactl \S+\nagent     0.1.0\n")
         out, _ = self.ctl("check", "--json", expect=self.check_code())
         accel = [c for c in json.loads(out)["checks"] if c["check"] == "accel"]
-        self.assertEqual(accel[0]["detail"], "the helper uses tcg: no sign of life")
+        self.assertEqual(accel[0]["detail"], "the helper's choice is tcg: no sign of life")
 
     def check_code(self):
         """check depends on the machine: its exit status must agree with its own report."""

@@ -178,14 +178,20 @@ static void test_kvm_and_accel(void **state)
 
 	put(h, "dev/kvm", "");
 	expect(h, "kvm", CHECK_WARN, "does not answer like KVM");
-	put(h, "var/lib/qudata-helper/accel", "tcg\nno sign of life in 10 s\n");
-	expect(h, "accel", CHECK_INFO, "tried earlier: tcg no sign of life in 10 s");
+	put(h, "var/lib/qudata-helper/accel", "host = 6.1.0 accel = 1\naccel = 2\nreason = 5\n");
+	expect(h, "accel", CHECK_INFO, "tried earlier: KVM does not work");
+	put(h, "var/lib/qudata-helper/accel", "accel = 1\n");
+	expect(h, "accel", CHECK_INFO, "tried earlier: KVM works");
+	put(h, "var/lib/qudata-helper/accel", "accel = x\n");
+	expect(h, "accel", CHECK_INFO, "not tried yet");
 	h->env.accel_choice = "kvm";
 	h->env.accel_reason = "a guest booted";
-	expect(h, "accel", CHECK_OK, "uses kvm: a guest booted");
+	expect(h, "accel", CHECK_OK, "choice is kvm: a guest booted");
+	h->env.accel_choice = "undecided";
+	expect(h, "accel", CHECK_INFO, "undecided");
 	h->env.accel_choice = "tcg";
 	h->env.accel_reason = NULL;
-	expect(h, "accel", CHECK_WARN, "uses tcg");
+	expect(h, "accel", CHECK_WARN, "choice is tcg");
 }
 
 static void put_program(const struct host *h, const char *name, const char *says, int status)
