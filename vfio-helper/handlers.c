@@ -280,10 +280,11 @@ int on_vm_forget(struct helper *h, struct peer *peer, const struct vm_forget_req
 	if (vm->phase != VM_IDLE)
 		return PROTO_BUSY;
 	r = vmdir_remove(h->vms_fd, vm->name);
-	audit_event(h, r < 0 ? LOG_ERR : LOG_NOTICE, r < 0 ? "vm-forget-failed" : "vm-forget",
-		    LOG_STR("VM", vm->name), LOG_ERRNO(r));
-	if (r < 0)
+	if (r < 0) {
+		audit_event(h, LOG_ERR, "vm-forget-failed", LOG_STR("VM", vm->name), LOG_ERRNO(r));
 		return PROTO_FAILED;
+	}
+	audit_event(h, LOG_NOTICE, "vm-forget", LOG_STR("VM", vm->name));
 	memset(vm->name, 0, sizeof(vm->name));
 	return PROTO_OK;
 }

@@ -21,8 +21,12 @@ static int open_dir(const char *path, mode_t mode, int *ret_fd, struct err *rete
 {
 	int r;
 
-	if (mode != 0 && mkdir(path, mode) < 0 && errno != EEXIST)
-		return err_errno(reterr, -errno, "cannot make %s", path);
+	if (mode != 0 && mkdir(path, mode) == 0)
+		r = chmod(path, mode) < 0 ? -errno : 0; /* whatever the umask */
+	else
+		r = mode == 0 || errno == EEXIST ? 0 : -errno;
+	if (r < 0)
+		return err_errno(reterr, r, "cannot make %s", path);
 	r = config_check_trusted(path, S_IFDIR, reterr);
 	if (r < 0)
 		return r;

@@ -261,6 +261,7 @@ struct vm {
 	char name[PROTO_NAME_SIZE]; /* empty: free slot. The index is the slot, hence the user */
 	enum vm_phase phase;
 	bool seeded;
+	bool killed; /* by VM_KILL; its end is no accident */
 	struct vm_record rec;
 	struct run_record run; /* valid in VM_LAUNCHING and VM_UP */
 	struct proto_port ports[PROTO_MAX_PORTS];

@@ -8,6 +8,7 @@
 #include "common/fd.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -189,6 +190,7 @@ static void vm_ended(struct helper *h, struct vm *vm)
 	(void)vmdir_remove(h->run_fd, vm->name);
 	cgroup_remove(h, vm);
 	vm->phase = VM_IDLE;
+	vm->killed = false;
 	vm->deadline_ms = 0;
 	memset(&vm->run, 0, sizeof(vm->run));
 	memset(vm->ports, 0, sizeof(vm->ports));
@@ -237,7 +239,13 @@ static void on_qemu_exit(struct helper *h, void *arg)
 
 	loop_unwatch(h, &vm->qemu_watch);
 	spawn_reap(&h->spawner, &vm->qemu, &vm->rec.exit_kind, &vm->rec.exit_code);
-	log_end(vm, "qemu", &vm->qemu, vm->rec.exit_kind, vm->rec.exit_code);
+	/* Of an adopted one nobody is told the status, but what we did ourselves we know. */
+	if (vm->killed && vm->rec.exit_kind == PROTO_EXIT_UNKNOWN) {
+		vm->rec.exit_kind = PROTO_EXIT_SIGNAL;
+		vm->rec.exit_code = SIGKILL;
+	}
+	if (!vm->killed)
+		log_end(vm, "qemu", &vm->qemu, vm->rec.exit_kind, vm->rec.exit_code);
 	child_close(&vm->qemu);
 	child_kill(&vm->passt);
 	if (vm->phase == VM_LAUNCHING)
@@ -247,26 +255,31 @@ static void on_qemu_exit(struct helper *h, void *arg)
 }
 
 /*
- * QEMU cannot be given a new network, so a VM whose passt is gone is one that nobody can reach
- * again: it ends, which its owner is told, rather than run on unreachable.
+ * QEMU cannot be given a new network, so a VM whose passt is gone is one that nobody can reach again:
+ * it ends, which its owner is told, rather than run on unreachable.
  */
 static void on_passt_exit(struct helper *h, void *arg)
 {
 	struct vm *vm = arg;
+	bool alone = vm->qemu.pidfd >= 0 && !vm->killed;
 	uint32_t kind, code;
+	char words[200];
 
 	loop_unwatch(h, &vm->passt_watch);
 	spawn_reap(&h->spawner, &vm->passt, &kind, &code);
-	if (vm->qemu.pidfd >= 0) {
+	child_last_words(&vm->passt, words, sizeof(words));
+	if (alone)
 		log_end(vm, "passt", &vm->passt, kind, code);
-		audit_event(h, LOG_ERR, "vm-network-lost", LOG_STR("VM", vm->name),
-			    LOG_NUM("GENERATION", vm->rec.generation));
-	}
 	child_close(&vm->passt);
 	child_kill(&vm->qemu);
-	if (vm->phase == VM_LAUNCHING)
-		launch_fail(h, vm, -EIO, "passt ended before its start");
-	else if (vm->qemu.pidfd < 0)
+	if (vm->phase == VM_LAUNCHING) {
+		launch_fail(h, vm, -EIO, words);
+		return;
+	}
+	if (alone && vm->phase == VM_UP)
+		audit_event(h, LOG_ERR, "vm-network-lost", LOG_STR("VM", vm->name),
+			    LOG_NUM("GENERATION", vm->rec.generation));
+	if (vm->qemu.pidfd < 0)
 		vm_ended(h, vm);
 }
 
@@ -274,8 +287,8 @@ void vm_kill(struct helper *h, struct vm *vm)
 {
 	audit_event(h, LOG_NOTICE, "vm-kill", LOG_STR("VM", vm->name),
 		    LOG_NUM("GENERATION", vm->rec.generation));
-	child_kill(&vm->qemu);
-	child_kill(&vm->passt);
+	vm->killed = true;
+	child_kill(&vm->qemu); /* passt follows in on_qemu_exit() */
 	cgroup_kill(h, vm);
 }
 
@@ -406,12 +419,12 @@ static int start_children(struct helper *h, struct vm *vm, struct spawn_spec *sp
 	passt_fds[FD_NET] = passt_end;
 	spec->program = PROGRAM_QEMU;
 	r = check_spawner(h, spawn_child(&h->spawner, spec, fds, &vm->qemu));
+	if (r == 0)
+		r = loop_watch(h, &vm->qemu_watch, vm->qemu.pidfd, on_qemu_exit, vm);
 	if (r < 0)
 		return r;
 	spec->program = PROGRAM_PASST;
 	r = check_spawner(h, spawn_child(&h->spawner, spec, passt_fds, &vm->passt));
-	if (r == 0)
-		r = loop_watch(h, &vm->qemu_watch, vm->qemu.pidfd, on_qemu_exit, vm);
 	if (r == 0)
 		r = loop_watch(h, &vm->passt_watch, vm->passt.pidfd, on_passt_exit, vm);
 	if (r == 0)
@@ -542,6 +555,9 @@ static int load_one(void *arg, const char *name)
 	vm->seeded = vmdir_has(dir, "seed.img");
 	r = adopt(h, vm);
 	if (r < 0) {
+		if (r != -ENOENT)
+			audit_event(h, LOG_WARNING, "vm-gone", LOG_STR("VM", name),
+				    LOG_NUM("GENERATION", rec.generation), LOG_ERRNO(r));
 		(void)vmdir_remove(h->run_fd, name);
 		cgroup_remove(h, vm);
 		memset(&vm->run, 0, sizeof(vm->run));
