@@ -28,7 +28,7 @@ static void print_leaves(const json_t *json, const char *prefix)
 			text = text_safe(json_string_value(value));
 		else
 			text = json_dumps(value, JSON_ENCODE_ANY | JSON_ENSURE_ASCII);
-		printf("%-24s %s\n", name, text ? text : "");
+		printf("%-32s %s\n", name, text ? text : "");
 	}
 }
 

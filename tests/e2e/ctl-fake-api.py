@@ -219,7 +219,7 @@ class Reading(Case):
     def test_host_and_version(self):
         self.special["GET /v1/host"] = ok({"version": "0.1.0", "http_port": 15001,
                                            "accel": {"choice": "tcg", "reason": "no sign of life"}})
-        self.assertIn("accel.reason             no sign of life", self.ctl("host")[0])
+        self.assertIn("accel.reason                     no sign of life", self.ctl("host")[0])
         self.assertEqual(json.loads(self.ctl("host", "--json")[0])["http_port"], 15001)
         self.assertRegex(self.ctl("version")[0], r"qudatactl \S+\nagent     0.1.0\n")
         out, _ = self.ctl("check", "--json", expect=self.check_code())
