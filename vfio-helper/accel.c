@@ -96,7 +96,8 @@ void accel_load(struct helper *h)
 	}
 }
 
-static void trial_end(struct helper *h, bool alive)
+/* @remember: the silence was a kernel's, not that of a QEMU which ended for a reason of its own. */
+static void trial_end(struct helper *h, bool alive, bool remember)
 {
 	struct accel *a = &h->accel;
 
@@ -107,7 +108,7 @@ static void trial_end(struct helper *h, bool alive)
 	a->rec.sign_of_life_ms = alive ? (uint32_t)(loop_now_ms() - a->started_ms) : 0;
 	decide(h, alive ? PROTO_ACCEL_KVM : PROTO_ACCEL_TCG,
 	       alive ? PROTO_ACCEL_PROVED : PROTO_ACCEL_SILENT);
-	if (RECORD_SAVE(h->state_fd, "accel", accel, &a->rec) < 0)
+	if (remember && RECORD_SAVE(h->state_fd, "accel", accel, &a->rec) < 0)
 		log_event(LOG_WARNING, "the trial of KVM cannot be remembered");
 }
 
@@ -121,12 +122,12 @@ static void on_trial_console(struct helper *h, void *arg)
 	if (n > 0) {
 		a->n_text += (size_t)n;
 		if (memmem(a->text, a->n_text, SIGN_OF_LIFE, strlen(SIGN_OF_LIFE)))
-			trial_end(h, true);
+			trial_end(h, true, true);
 		else if (a->n_text == sizeof(a->text) - 1)
-			trial_end(h, false);
+			trial_end(h, false, true);
 		return;
 	}
-	trial_end(h, false);
+	loop_unwatch(h, &a->console_watch); /* on_trial_exit() is next */
 }
 
 static void on_trial_exit(struct helper *h, void *arg)
@@ -142,7 +143,7 @@ static void on_trial_exit(struct helper *h, void *arg)
 	if (a->deadline_ms == 0)
 		return; /* decided, and killed by us */
 	log_event(LOG_WARNING, "the trial of KVM ended early", LOG_STR("STDERR", words));
-	trial_end(h, false);
+	trial_end(h, false, false);
 }
 
 /* A slot without a running VM: no user is shared with a guest. */
@@ -211,5 +212,5 @@ bool accel_ready(struct helper *h)
 void accel_expire(struct helper *h, uint64_t now_ms)
 {
 	if (h->accel.deadline_ms != 0 && now_ms >= h->accel.deadline_ms)
-		trial_end(h, false);
+		trial_end(h, false, true);
 }
