@@ -26,7 +26,7 @@ _noreturn_ static void fail(const char *file, unsigned int line, const char *wha
 	exit(1);
 }
 
-/* Parses "argN == VALUE" or "argN & MASK == VALUE". */
+/* Parses "argN == VALUE" or "argN & MASK == VALUE"; the value lies within the mask. */
 static bool parse_condition(const char *text, struct scmp_arg_cmp *ret_cmp)
 {
 	unsigned long long mask, value;
@@ -35,7 +35,7 @@ static bool parse_condition(const char *text, struct scmp_arg_cmp *ret_cmp)
 
 	if (sscanf(text, " arg%u & %lli == %lli %c", &arg, (long long *)&mask, (long long *)&value,
 		   &tail) == 3 &&
-	    arg < 6) {
+	    arg < 6 && (value & ~mask) == 0) {
 		*ret_cmp = SCMP_CMP64(arg, SCMP_CMP_MASKED_EQ, mask, value);
 		return true;
 	}
@@ -77,8 +77,10 @@ static void read_line(struct generator *g, const char *path, unsigned int line, 
 	char *reason = strchr(text, '#');
 	size_t len;
 
-	if (reason)
+	if (reason) {
 		*reason++ = '\0';
+		reason += strspn(reason, " \t\n");
+	}
 	text += strspn(text, " \t\n");
 	len = strlen(text);
 	while (len > 0 && strchr(" \t\n", text[len - 1]))
@@ -90,7 +92,7 @@ static void read_line(struct generator *g, const char *path, unsigned int line, 
 		read_list(g, included);
 		return;
 	}
-	if (!reason || strlen(reason) < 4)
+	if (!reason || strlen(reason) < 3)
 		fail(path, line, "no reason given", text);
 	add_rule(g, path, line, text);
 }
@@ -102,8 +104,11 @@ static void read_list(struct generator *g, const char *path)
 
 	if (!f)
 		fail(path, 0, "cannot read", strerror(errno));
-	for (unsigned int line = 1; fgets(text, sizeof(text), f); line++)
+	for (unsigned int line = 1; fgets(text, sizeof(text), f); line++) {
+		if (!strchr(text, '\n') && !feof(f))
+			fail(path, line, "the line is too long", text);
 		read_line(g, path, line, text);
+	}
 }
 
 /* Everything that libseccomp can name on this architecture and the list did not. */
@@ -194,7 +199,8 @@ int main(int argc, char *argv[])
 	_cleanup_fclose_ FILE *f = NULL;
 	char id[128];
 
-	if (argc != 5) {
+	if (argc != 5 ||
+	    (!STR_EQ(argv[1], "kill") && !STR_EQ(argv[1], "log") && !STR_EQ(argv[1], "off"))) {
 		(void)fputs("usage: seccomp-gen kill|log|off INCLUDE-DIR LIST.allow OUTPUT.h\n",
 			    stderr);
 		return 2;
