@@ -104,7 +104,7 @@ int ports_from_text(const char *text, struct proto_port ret_ports[static PROTO_M
 		    ports[i].host == 0 || ports[i].guest == 0)
 			return -EINVAL;
 		text += used;
-		if (*text != '\0' && *text++ != ' ')
+		if (*text != '\0' && (*text++ != ' ' || *text == '\0'))
 			return -EINVAL;
 	}
 	memcpy(ret_ports, ports, sizeof(ports));
