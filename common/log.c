@@ -84,6 +84,7 @@ void log_open(const char *identifier, int level)
 
 	log_state.identifier = identifier;
 	log_state.level = level;
+	tzset(); /* reads a file at its first use, which gmtime_r() must not do under a filter */
 	if (!stderr_is_journal())
 		return;
 	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
