@@ -10,7 +10,9 @@
 static const char *const accel_words[] = {"auto", "kvm", "tcg", NULL};
 
 #define KEY(member, kind, ...)                                                                     \
-	{.name = #member, .type = (kind), CONF_MEMBER(struct config, member), __VA_ARGS__}
+	{                                                                                          \
+		.name = #member, .type = (kind), CONF_MEMBER(struct config, member), __VA_ARGS__   \
+	}
 static const struct conf_key keys[] = {
 	KEY(socket, CONF_PATH),
 	KEY(state_dir, CONF_PATH),

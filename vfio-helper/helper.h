@@ -192,7 +192,8 @@ int spec_args(const struct spawn_spec *spec, const struct config *config, struct
 /* ---- the spawner: spawn.c, isolation.c ---- */
 
 struct spawner {
-	int fd; /* owned; SEQPACKET to the child process */
+	int fd;         /* owned; SEQPACKET to the child process */
+	uint32_t asked; /* number of the latest question; its answer repeats it */
 };
 
 struct child {

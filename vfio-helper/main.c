@@ -20,7 +20,7 @@ static const char usage[] =
 	"\n"
 	"The root helper of qudata-agent: makes, starts and ends VMs for agentd.\n"
 	"  --config FILE    read FILE instead of " DEFAULT_CONFIG "\n"
-	"  --check-config   check the configuration and the accounts, then exit\n";
+	"  --check-config   check the configuration, note missing accounts, exit\n";
 
 static struct helper helper = {.epoll_fd = -EBADF,
 			       .listen_fd = -EBADF,
@@ -68,9 +68,16 @@ static int run(struct helper *h, const struct options *options, struct err *rete
 {
 	int r = config_load(options->config, &h->config, reterr);
 
-	if (r == 0)
-		r = accounts_load(&h->config, "/etc/passwd", &h->accounts, reterr);
-	if (r < 0 || options->check_only)
+	if (r < 0)
+		return r;
+	r = accounts_load(&h->config, "/etc/passwd", &h->accounts, reterr);
+	if (options->check_only) {
+		/* The file is right; whether this machine is set up for it is another question. */
+		if (r < 0)
+			(void)fprintf(stderr, "note: %s\n", reterr->text);
+		return 0;
+	}
+	if (r < 0)
 		return r;
 	if (geteuid() != 0)
 		return err_set(reterr, -EPERM, "vfio-helper has to be started as root");

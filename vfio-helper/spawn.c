@@ -164,9 +164,8 @@ _noreturn_ static void child_main(struct half *half, const struct spawn_spec *sp
 static int fork_child(struct half *half, const struct spawn_spec *spec, struct fdlist *fds,
 		      int *ret_pidfd)
 {
-	struct clone_args how = {.flags = CLONE_PIDFD,
-				 .pidfd = (uintptr_t)ret_pidfd,
-				 .exit_signal = SIGCHLD};
+	struct clone_args how = {
+		.flags = CLONE_PIDFD, .pidfd = (uintptr_t)ret_pidfd, .exit_signal = SIGCHLD};
 	long pid;
 
 	if (spec->roles & FD_BIT(FD_CGROUP)) {
@@ -292,9 +291,9 @@ int spawner_start(const struct config *config, const struct accounts *accounts,
 static int ask(struct spawner *s, uint32_t op, const void *body, size_t len, const int *fds,
 	       size_t n_fds, struct spawn_answer *ret_answer, struct fdlist *ret_fds)
 {
-	struct proto_header header = {.op = op, .kind = PROTO_REQUEST, .len = (uint32_t)len};
+	struct proto_header header = {.op = op, .request_id = ++s->asked, .len = (uint32_t)len};
 	struct pollfd wait = {.fd = s->fd, .events = POLLIN};
-	uint8_t buf[sizeof(header) + sizeof(*ret_answer)];
+	uint8_t buf[sizeof(header) + sizeof(*ret_answer)] = {0};
 	ssize_t n = ipc_send(s->fd, &header, body, fds, n_fds);
 
 	if (n < 0)
@@ -305,7 +304,9 @@ static int ask(struct spawner *s, uint32_t op, const void *body, size_t len, con
 	if (n <= 0)
 		return -ETIMEDOUT;
 	n = ipc_recv_fds(s->fd, buf, sizeof(buf), ret_fds, 1);
-	if (n != (ssize_t)sizeof(buf))
+	memcpy(&header, buf, sizeof(header));
+	/* An answer to something else is a late one: the two halves are out of step. */
+	if (n != (ssize_t)sizeof(buf) || header.request_id != s->asked)
 		return -EPIPE;
 	memcpy(ret_answer, buf + sizeof(header), sizeof(*ret_answer));
 	return 0;

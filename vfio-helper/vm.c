@@ -255,8 +255,8 @@ static void on_qemu_exit(struct helper *h, void *arg)
 }
 
 /*
- * QEMU cannot be given a new network, so a VM whose passt is gone is one that nobody can reach again:
- * it ends, which its owner is told, rather than run on unreachable.
+ * QEMU cannot be given a new network, so a VM whose passt is gone is one that nobody can reach
+ * again: it ends, which its owner is told, rather than run on unreachable.
  */
 static void on_passt_exit(struct helper *h, void *arg)
 {
