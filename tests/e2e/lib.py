@@ -188,14 +188,15 @@ class Suite:
     def add_key(self, instance, name="key"):
         return self.post(f"/v1/instances/{instance}/ssh", {"ssh_pubkey": self.key(name)[1]}).data
 
-    def ssh_base(self, instance, key="key"):
-        """An ssh command that knows only the pinned host key."""
+    def ssh_base(self, instance, key="key", known=None, checking="yes"):
+        """An ssh command that knows only the pinned host key (or what the file @known says)."""
         info = self.status(instance)["ssh"]
-        known = self.scratch / f"known-{instance}"
-        known.write_text(f"guest-{instance} {info['host_key']}\n")
+        if known is None:
+            known = self.scratch / f"known-{instance}"
+            known.write_text(f"guest-{instance} {info['host_key']}\n")
         return ["ssh", "-F", "none", "-i", str(self.scratch / key), "-p", str(info["port"]),
                 "-o", f"UserKnownHostsFile={known}", "-o", f"HostKeyAlias=guest-{instance}",
-                "-o", "StrictHostKeyChecking=yes", "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes",
+                "-o", f"StrictHostKeyChecking={checking}", "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes",
                 "-o", "ConnectTimeout=30", "-o", "LogLevel=ERROR", f"{info['user']}@{info['host']}"]
 
     def ssh(self, instance, command, key="key", check=True, timeout=90):
