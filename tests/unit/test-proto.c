@@ -15,6 +15,7 @@ struct decoded {
 	const struct proto_op *op;
 	struct proto_header header;
 	union proto_body body;
+	uint8_t guard[PROTO_MSG_MAX]; /* must stay as decode() fills it */
 };
 
 static struct proto_conn server_conn(const struct row_info *row)
@@ -39,14 +40,18 @@ static int decode(struct proto_conn *conn, bool as_server, const uint8_t *msg, s
 		  size_t n_fds, struct decoded *ret)
 {
 	_cleanup_free_ uint8_t *odd = malloc(len + 1);
+	int r;
 
 	assert_non_null(odd);
 	memset(ret, 0xa5, sizeof(*ret));
 	memcpy(odd + 1, msg, len);
-	if (as_server)
-		return proto_decode_request(conn, odd + 1, len, n_fds, &ret->op, &ret->header,
+	r = as_server ? proto_decode_request(conn, odd + 1, len, n_fds, &ret->op, &ret->header,
+					     &ret->body)
+		      : proto_decode_answer(conn, odd + 1, len, n_fds, &ret->op, &ret->header,
 					    &ret->body);
-	return proto_decode_answer(conn, odd + 1, len, n_fds, &ret->op, &ret->header, &ret->body);
+	for (size_t i = 0; i < sizeof(ret->guard); i++)
+		assert_int_equal(ret->guard[i], 0xa5);
+	return r;
 }
 
 #define EXPECT(row, what, want, got)                                                               \
@@ -235,13 +240,14 @@ static void wrong_sizes(const struct row_info *row, bool as_request, const uint8
 			size_t len, size_t n_fds)
 {
 	const struct proto_conn conn = server_conn(row);
-	uint8_t msg[PROTO_MSG_MAX + 1] = {0};
+	uint8_t msg[2 * PROTO_MSG_MAX] = {0};
 
 	memcpy(msg, valid, len);
 	for (size_t cut = 0; cut <= sizeof(msg); cut++) {
 		struct proto_header header = header_of(valid);
 
-		if (cut == len || (cut > len + 64 && cut < sizeof(msg) - 2))
+		if (cut == len || (cut > len + 64 && cut < PROTO_MSG_MAX - 2) ||
+		    (cut > PROTO_MSG_MAX + 64 && cut < sizeof(msg)))
 			continue;
 		patch_header(msg, &header);
 		if (as_request)

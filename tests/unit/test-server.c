@@ -421,9 +421,8 @@ static void test_fd_flood(void **state)
 }
 
 /* The server's own table of descriptors is full when descriptors arrive. */
-static void test_fd_exhaustion(void **state)
+static void exhaust(const struct row_info *row)
 {
-	const struct row_info *row = some_row(1, 0);
 	uint8_t msg[PROTO_MSG_MAX];
 	size_t len = msg_build(row, false, msg), before;
 	struct rlimit old, tight;
@@ -431,7 +430,6 @@ static void test_fd_exhaustion(void **state)
 	struct peer *peer;
 	struct rig rig;
 
-	(void)state;
 	rig_open(&rig, row->to, row->from);
 	peer = rig_join(&rig, &client);
 	assert_non_null(peer);
@@ -449,6 +447,32 @@ static void test_fd_exhaustion(void **state)
 	(void)close(client);
 	(void)close(fd);
 	rig_close(&rig);
+}
+
+static void test_fd_exhaustion(void **state)
+{
+	(void)state;
+	exhaust(some_row(1, 0));
+	/* A row without descriptors must not be taken for one that came without. */
+	exhaust(some_row(0, 0));
+}
+
+static void test_truncation(void **state)
+{
+	_cleanup_(fdlist_done) struct fdlist fds = {0};
+	uint8_t buf[32] = {0};
+	int sockets[2];
+
+	(void)state;
+	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets), 0);
+	assert_int_equal(rig_send(sockets[0], buf, 17, NULL, 0), 0);
+	assert_int_equal(ipc_recv(sockets[1], buf, 16, &fds), -EBADMSG);
+	assert_int_equal(rig_send(sockets[0], buf, 16, NULL, 0), 0);
+	assert_int_equal(ipc_recv(sockets[1], buf, 16, &fds), 16);
+	assert_int_equal(ipc_recv(sockets[1], buf, 16, &fds), -EAGAIN);
+	(void)close(sockets[0]);
+	assert_int_equal(ipc_recv(sockets[1], buf, 16, &fds), 0);
+	(void)close(sockets[1]);
 }
 
 static int connect_as_nobody(void *arg)
@@ -961,17 +985,17 @@ static int teardown(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_every_row),        cmocka_unit_test(test_every_row_malformed),
-		cmocka_unit_test(test_state_and_reuse),  cmocka_unit_test(test_zero_length),
-		cmocka_unit_test(test_fd_flood),         cmocka_unit_test(test_fd_exhaustion),
-		cmocka_unit_test(test_unknown_uid),      cmocka_unit_test(test_too_many),
-		cmocka_unit_test(test_all_slots),        cmocka_unit_test(test_watch_fails),
-		cmocka_unit_test(test_nobody_waits),     cmocka_unit_test(test_not_reading),
-		cmocka_unit_test(test_events),           cmocka_unit_test(test_events_unread),
-		cmocka_unit_test(test_deferred),         cmocka_unit_test(test_tickets_outlive),
-		cmocka_unit_test(test_failed_status),    cmocka_unit_test(test_drop_in_handler),
-		cmocka_unit_test(test_handler_mistakes), cmocka_unit_test(test_listen),
-		cmocka_unit_test(test_listen_twice),
+		cmocka_unit_test(test_every_row),       cmocka_unit_test(test_every_row_malformed),
+		cmocka_unit_test(test_state_and_reuse), cmocka_unit_test(test_zero_length),
+		cmocka_unit_test(test_fd_flood),        cmocka_unit_test(test_fd_exhaustion),
+		cmocka_unit_test(test_truncation),      cmocka_unit_test(test_unknown_uid),
+		cmocka_unit_test(test_too_many),        cmocka_unit_test(test_all_slots),
+		cmocka_unit_test(test_watch_fails),     cmocka_unit_test(test_nobody_waits),
+		cmocka_unit_test(test_not_reading),     cmocka_unit_test(test_events),
+		cmocka_unit_test(test_events_unread),   cmocka_unit_test(test_deferred),
+		cmocka_unit_test(test_tickets_outlive), cmocka_unit_test(test_failed_status),
+		cmocka_unit_test(test_drop_in_handler), cmocka_unit_test(test_handler_mistakes),
+		cmocka_unit_test(test_listen),          cmocka_unit_test(test_listen_twice),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, teardown);
