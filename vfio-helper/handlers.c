@@ -20,11 +20,10 @@ static int hello(struct helper *h, struct peer *peer, uint32_t version)
 }
 
 int on_helper_hello(struct helper *h, struct peer *peer, const struct helper_hello_req *req,
-		    struct helper_hello_rep *rep, struct fdlist *fds)
+		    struct helper_hello_rep *rep, _unused_ struct fdlist *fds)
 {
 	const struct config *c = &h->config;
 
-	(void)fds;
 	rep->version = PROTO_VERSION;
 	rep->max_vms = c->max_vms;
 	rep->max_cpus = c->max_cpus;
@@ -37,19 +36,16 @@ int on_helper_hello(struct helper *h, struct peer *peer, const struct helper_hel
 }
 
 int on_mon_hello(struct helper *h, struct peer *peer, const struct mon_hello_req *req,
-		 struct mon_hello_rep *rep, struct fdlist *fds)
+		 struct mon_hello_rep *rep, _unused_ struct fdlist *fds)
 {
-	(void)fds;
 	rep->version = PROTO_VERSION;
 	return hello(h, peer, req->version);
 }
 
-int on_accel_status(struct helper *h, struct peer *peer, const struct accel_status_req *req,
-		    struct accel_status_rep *rep, struct fdlist *fds)
+int on_accel_status(struct helper *h, _unused_ struct peer *peer,
+		    _unused_ const struct accel_status_req *req, struct accel_status_rep *rep,
+		    _unused_ struct fdlist *fds)
 {
-	(void)peer;
-	(void)req;
-	(void)fds;
 	rep->accel = h->accel.rec.accel;
 	rep->reason = h->accel.rec.reason;
 	rep->sign_of_life_ms = h->accel.rec.sign_of_life_ms;
@@ -70,7 +66,7 @@ static int prepare_again(struct helper *h, struct peer *peer, const struct vm *v
 }
 
 int on_vm_prepare(struct helper *h, struct peer *peer, const struct vm_prepare_req *req,
-		  struct vm_prepare_rep *rep, struct fdlist *fds)
+		  struct vm_prepare_rep *rep, _unused_ struct fdlist *fds)
 {
 	struct vm *vm = vm_find(h, req->vm);
 	struct image image;
@@ -78,7 +74,6 @@ int on_vm_prepare(struct helper *h, struct peer *peer, const struct vm_prepare_r
 	uint32_t disk_mib;
 	int r;
 
-	(void)fds;
 	if (vm)
 		return prepare_again(h, peer, vm, req, rep);
 	r = image_load(h->image_fd, req->image, &image, &err);
@@ -98,7 +93,7 @@ int on_vm_prepare(struct helper *h, struct peer *peer, const struct vm_prepare_r
 }
 
 int on_vm_seed(struct helper *h, struct peer *peer, const struct vm_seed_req *req,
-	       struct vm_seed_rep *rep, struct fdlist *fds)
+	       _unused_ struct vm_seed_rep *rep, struct fdlist *fds)
 {
 	_cleanup_close_ int memfd = fdlist_take(fds);
 	struct vm *vm = vm_find(h, req->vm);
@@ -106,7 +101,6 @@ int on_vm_seed(struct helper *h, struct peer *peer, const struct vm_seed_req *re
 	bool again = vm && vm->seeded;
 	int r;
 
-	(void)rep;
 	if (!vm)
 		return refuse(h, peer, req->vm, PROTO_NOT_FOUND, "not prepared");
 	if (vm->phase == VM_PREPARING)
@@ -169,13 +163,11 @@ static int may_start(struct helper *h, struct peer *peer, const struct vm *vm,
 }
 
 int on_vm_start(struct helper *h, struct peer *peer, const struct vm_start_req *req,
-		struct vm_start_rep *rep, struct fdlist *fds)
+		_unused_ struct vm_start_rep *rep, _unused_ struct fdlist *fds)
 {
 	struct vm *vm = vm_find(h, req->vm);
 	int r;
 
-	(void)rep;
-	(void)fds;
 	if (!vm)
 		return refuse(h, peer, req->vm, PROTO_NOT_FOUND, "not prepared");
 	if (vm->phase != VM_IDLE)
@@ -194,12 +186,10 @@ int on_vm_start(struct helper *h, struct peer *peer, const struct vm_start_req *
 }
 
 int on_vm_kill(struct helper *h, struct peer *peer, const struct vm_kill_req *req,
-	       struct vm_kill_rep *rep, struct fdlist *fds)
+	       _unused_ struct vm_kill_rep *rep, _unused_ struct fdlist *fds)
 {
 	struct vm *vm = vm_find(h, req->vm);
 
-	(void)rep;
-	(void)fds;
 	if (!vm || req->generation > vm->rec.generation)
 		return refuse(h, peer, req->vm, PROTO_NOT_FOUND, "no such generation");
 	if (req->generation < vm->rec.generation || vm->phase == VM_IDLE)
@@ -227,13 +217,11 @@ static uint32_t wire_state(const struct vm *vm)
 	return vm->seeded ? PROTO_VM_SEEDED : PROTO_VM_PREPARED;
 }
 
-int on_vm_describe(struct helper *h, struct peer *peer, const struct vm_describe_req *req,
-		   struct vm_describe_rep *rep, struct fdlist *fds)
+int on_vm_describe(struct helper *h, _unused_ struct peer *peer, const struct vm_describe_req *req,
+		   struct vm_describe_rep *rep, _unused_ struct fdlist *fds)
 {
 	const struct vm *vm = vm_find(h, req->vm);
 
-	(void)peer;
-	(void)fds;
 	if (!vm)
 		return PROTO_OK; /* all zero: PROTO_VM_ABSENT */
 	rep->state = wire_state(vm);
@@ -252,29 +240,23 @@ int on_vm_describe(struct helper *h, struct peer *peer, const struct vm_describe
 	return PROTO_OK;
 }
 
-int on_vm_list(struct helper *h, struct peer *peer, const struct vm_list_req *req,
-	       struct vm_list_rep *rep, struct fdlist *fds)
+int on_vm_list(struct helper *h, _unused_ struct peer *peer, _unused_ const struct vm_list_req *req,
+	       struct vm_list_rep *rep, _unused_ struct fdlist *fds)
 {
 	size_t n = 0;
 
-	(void)peer;
-	(void)req;
-	(void)fds;
 	for (size_t i = 0; i < PROTO_MAX_VMS; i++)
 		if (h->vms[i].name[0] != '\0' && h->vms[i].phase != VM_PREPARING)
 			memcpy(rep->vms[n++], h->vms[i].name, PROTO_NAME_SIZE);
 	return PROTO_OK;
 }
 
-int on_vm_forget(struct helper *h, struct peer *peer, const struct vm_forget_req *req,
-		 struct vm_forget_rep *rep, struct fdlist *fds)
+int on_vm_forget(struct helper *h, _unused_ struct peer *peer, const struct vm_forget_req *req,
+		 _unused_ struct vm_forget_rep *rep, _unused_ struct fdlist *fds)
 {
 	struct vm *vm = vm_find(h, req->vm);
 	int r;
 
-	(void)peer;
-	(void)rep;
-	(void)fds;
 	if (!vm)
 		return PROTO_OK;
 	if (vm->phase != VM_IDLE)
@@ -289,13 +271,10 @@ int on_vm_forget(struct helper *h, struct peer *peer, const struct vm_forget_req
 	return PROTO_OK;
 }
 
-int on_vm_subscribe(struct helper *h, struct peer *peer, const struct vm_subscribe_req *req,
-		    struct vm_subscribe_rep *rep, struct fdlist *fds)
+int on_vm_subscribe(_unused_ struct helper *h, struct peer *peer,
+		    _unused_ const struct vm_subscribe_req *req,
+		    _unused_ struct vm_subscribe_rep *rep, _unused_ struct fdlist *fds)
 {
-	(void)h;
-	(void)req;
-	(void)rep;
-	(void)fds;
 	peer->subscribed = true;
 	return PROTO_OK;
 }

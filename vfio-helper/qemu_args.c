@@ -70,21 +70,37 @@ int spec_check(const struct spawn_spec *s, const struct config *c)
 	return vm_ok(s, c) ? 0 : -EINVAL;
 }
 
-static void _printf_(2, 3) add(struct args *a, const char *format, ...)
+static void _printf_(2, 0) add_va(struct args *a, const char *format, va_list ap)
 {
 	size_t room = sizeof(a->text) - a->used;
-	va_list ap;
-	int n;
+	int n = vsnprintf(a->text + a->used, room, format, ap);
 
-	va_start(ap, format);
-	n = vsnprintf(a->text + a->used, room, format, ap);
-	va_end(ap);
 	if (a->n == ARGS_MAX || n < 0 || (size_t)n >= room) {
 		a->overflow = true;
 		return;
 	}
 	a->argv[a->n++] = a->text + a->used;
 	a->used += (size_t)n + 1;
+}
+
+static void _printf_(2, 3) add(struct args *a, const char *format, ...)
+{
+	va_list ap;
+
+	va_start(ap, format);
+	add_va(a, format, ap);
+	va_end(ap);
+}
+
+/* An option and its value. */
+static void _printf_(3, 4) opt(struct args *a, const char *name, const char *format, ...)
+{
+	va_list ap;
+
+	add(a, "%s", name);
+	va_start(ap, format);
+	add_va(a, format, ap);
+	va_end(ap);
 }
 
 static void add_all(struct args *a, const char *const *words)
@@ -102,17 +118,15 @@ static const char *const confined[] = {
 static void add_disk(struct args *a, const char *node, const char *driver, enum fd_role role,
 		     const char *options, const char *file_options)
 {
-	add(a, "-add-fd");
-	add(a, "set=%d,fd=%d", CHILD_FD(role), CHILD_FD(role));
-	add(a, "-blockdev");
-	add(a, "driver=%s,node-name=%s,%s,file.driver=file,file.filename=/dev/fdset/%d,%s", driver,
+	opt(a, "-add-fd", "set=%d,fd=%d", CHILD_FD(role), CHILD_FD(role));
+	opt(a, "-blockdev",
+	    "driver=%s,node-name=%s,%s,file.driver=file,file.filename=/dev/fdset/%d,%s", driver,
 	    node, options, CHILD_FD(role), file_options);
 }
 
 static void add_chardev(struct args *a, const char *id, enum fd_role role)
 {
-	add(a, "-chardev");
-	add(a, "socket,id=%s,fd=%d,server=on,wait=off", id, CHILD_FD(role));
+	opt(a, "-chardev", "socket,id=%s,fd=%d,server=on,wait=off", id, CHILD_FD(role));
 }
 
 /* QEMU opens these by name only; the descriptor is opened again, read-only, as the VM's user. */
@@ -120,15 +134,12 @@ static void add_kernel(struct args *a, const struct spawn_spec *s)
 {
 	if (!(s->roles & FD_BIT(FD_KERNEL)))
 		return;
-	add(a, "-kernel");
-	add(a, "/proc/self/fd/%d", CHILD_FD(FD_KERNEL));
+	opt(a, "-kernel", "/proc/self/fd/%d", CHILD_FD(FD_KERNEL));
 	if (s->roles & FD_BIT(FD_INITRD)) {
-		add(a, "-initrd");
-		add(a, "/proc/self/fd/%d", CHILD_FD(FD_INITRD));
+		opt(a, "-initrd", "/proc/self/fd/%d", CHILD_FD(FD_INITRD));
 	}
 	if (s->append[0] != '\0') {
-		add(a, "-append");
-		add(a, "%s", s->append);
+		opt(a, "-append", "%s", s->append);
 	}
 }
 
@@ -147,19 +158,13 @@ static void qemu_args(const struct spawn_spec *s, const struct config *c, struct
 
 	add(a, "%s", c->qemu_binary);
 	add_all(a, confined);
-	add(a, "-name");
-	add(a, "guest=%s", s->vm);
-	add(a, "-machine");
-	add(a,
+	opt(a, "-name", "guest=%s", s->vm);
+	opt(a, "-machine",
 	    "q35,usb=off,sata=off,smbus=off,hpet=off,vmport=off,graphics=off,dump-guest-core=off");
-	add(a, "-accel");
-	add(a, "%s", kvm ? "kvm" : "tcg,thread=multi");
-	add(a, "-cpu");
-	add(a, "%s", kvm ? "host" : "max");
-	add(a, "-smp");
-	add(a, "%u", s->cpus);
-	add(a, "-m");
-	add(a, "%u", s->memory_mib);
+	opt(a, "-accel", "%s", kvm ? "kvm" : "tcg,thread=multi");
+	opt(a, "-cpu", "%s", kvm ? "host" : "max");
+	opt(a, "-smp", "%u", s->cpus);
+	opt(a, "-m", "%u", s->memory_mib);
 	add_disk(a, "base", s->base_format == IMAGE_RAW ? "raw" : "qcow2", FD_BASE, "read-only=on",
 		 "file.read-only=on");
 	add_disk(a, "root", "qcow2", FD_DISK, "discard=unmap,detect-zeroes=unmap,backing=base",
@@ -168,10 +173,8 @@ static void qemu_args(const struct spawn_spec *s, const struct config *c, struct
 	add_chardev(a, "qmp", FD_QMP);
 	add_chardev(a, "console", FD_CONSOLE);
 	add_chardev(a, "ready", FD_READY);
-	add(a, "-netdev");
-	add(a, "stream,id=net,server=off,addr.type=fd,addr.str=%d", CHILD_FD(FD_NET));
-	add(a, "-device");
-	add(a, "virtio-net-pci,netdev=net,romfile=,mac=52:54:00:51:44:%02x", s->slot);
+	opt(a, "-netdev", "stream,id=net,server=off,addr.type=fd,addr.str=%d", CHILD_FD(FD_NET));
+	opt(a, "-device", "virtio-net-pci,netdev=net,romfile=,mac=52:54:00:51:44:%02x", s->slot);
 	add_all(a, devices);
 	add_kernel(a, s);
 }
@@ -192,17 +195,13 @@ static void passt_args(const struct spawn_spec *s, const struct config *c, struc
 
 	add(a, "%s", c->passt_binary);
 	add_all(a, fixed);
-	add(a, "--dns");
-	add(a, "%s", c->dns);
-	add(a, "--fd");
-	add(a, "%d", CHILD_FD(FD_NET));
+	opt(a, "--dns", "%s", c->dns);
+	opt(a, "--fd", "%d", CHILD_FD(FD_NET));
 	if (n == 0) {
-		add(a, "--tcp-ports");
-		add(a, "none");
+		opt(a, "--tcp-ports", "none");
 	}
 	for (size_t i = 0; i < n; i++) {
-		add(a, "--tcp-ports");
-		add(a, "127.0.0.1/%u:%u", s->ports[i].host, s->ports[i].guest);
+		opt(a, "--tcp-ports", "127.0.0.1/%u:%u", s->ports[i].host, s->ports[i].guest);
 	}
 }
 
@@ -235,12 +234,9 @@ static void trial_args(const struct config *c, struct args *a)
 	add(a, "%s", c->qemu_binary);
 	add_all(a, confined);
 	add_all(a, fixed);
-	add(a, "-kernel");
-	add(a, "/proc/self/fd/%d", CHILD_FD(FD_KERNEL));
-	add(a, "-chardev");
-	add(a, "socket,id=serial,fd=%d", CHILD_FD(FD_CONSOLE));
-	add(a, "-serial");
-	add(a, "chardev:serial");
+	opt(a, "-kernel", "/proc/self/fd/%d", CHILD_FD(FD_KERNEL));
+	opt(a, "-chardev", "socket,id=serial,fd=%d", CHILD_FD(FD_CONSOLE));
+	opt(a, "-serial", "chardev:serial");
 }
 
 int spec_args(const struct spawn_spec *spec, const struct config *config, struct args *ret_args)
