@@ -215,6 +215,16 @@ const struct ctl_command ctl_commands[] = {
 	 .max_args = 2,
 	 .complete = CTL_COMPLETE_FILE,
 	 .run = cmd_keys_remove},
+	{.name = "audit verify",
+	 .args = "FILE",
+	 .summary = "prove that an audit log was neither cut nor edited",
+	 .help = "FILE is the root helper's log (/var/lib/qudata-helper/audit.log), or a copy. "
+		 "Prints the number of records and the last hash, which is worth keeping "
+		 "elsewhere: a log that was replaced as a whole ends in another.",
+	 .min_args = 1,
+	 .max_args = 1,
+	 .complete = CTL_COMPLETE_FILE,
+	 .run = cmd_audit_verify},
 	{.name = "host",
 	 .args = "",
 	 .summary = "show what the agent says about this host",

@@ -165,4 +165,5 @@ enum ctl_exit cmd_keys_add(struct ctl *c);
 enum ctl_exit cmd_keys_remove(struct ctl *c);
 enum ctl_exit cmd_host(struct ctl *c);
 enum ctl_exit cmd_version(struct ctl *c);
+enum ctl_exit cmd_audit_verify(struct ctl *c);
 enum ctl_exit cmd_completion(struct ctl *c);
