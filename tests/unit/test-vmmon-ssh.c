@@ -1,0 +1,383 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Unit tests of vmmon's SSH session against a real sshd, run as the user who runs the test, and
+ * against servers that only pretend.
+ * Trust: a test; reads nothing from outside.
+ */
+#include "common/fd.h"
+#include "common/rpc.h"
+#include "vmmon/guest_keys.h"
+#include "vmmon/keys.h"
+#include "vmmon/ssh.h"
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <pwd.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include <cmocka.h>
+
+#define KEY "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFAeqTFU9ZduXwJbJH+jkGTwrfvbb9DB6MHw/Wfx/KPH me\n"
+
+static char dir[] = "/tmp/test-vmmon-ssh.XXXXXX";
+static struct event_base *base;
+static struct keys keys = KEYS_INIT, strangers = KEYS_INIT;
+static char host_key[KEYS_LINE_SIZE], other_key[KEYS_LINE_SIZE];
+static const char *user;
+static pid_t sshd;
+static uint16_t sshd_port;
+
+static int listen_tcp(uint16_t *ret_port)
+{
+	struct sockaddr_in sin = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	socklen_t len = sizeof(sin);
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	assert_true(fd >= 0);
+	assert_int_equal(bind(fd, (struct sockaddr *)&sin, sizeof(sin)), 0);
+	assert_int_equal(listen(fd, 4), 0);
+	assert_int_equal(getsockname(fd, (struct sockaddr *)&sin, &len), 0);
+	*ret_port = ntohs(sin.sin_port);
+	return fd;
+}
+
+static void write_file(const char *name, mode_t mode, const char *format, ...) _printf_(3, 4);
+
+static void write_file(const char *name, mode_t mode, const char *format, ...)
+{
+	char text[2048];
+	_cleanup_close_ int dirfd = open(".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	va_list ap;
+	int n;
+
+	va_start(ap, format);
+	n = vsnprintf(text, sizeof(text), format, ap);
+	va_end(ap);
+	assert_true(n >= 0 && n < (int)sizeof(text));
+	assert_int_equal(fd_replace_file(dirfd, name, text, (size_t)n, mode), 0);
+	assert_int_equal(chmod(name, mode), 0);
+}
+
+/* The fixed command runs as it is, but for the directory. */
+static void write_command(const char *body)
+{
+	write_file("command", 0755,
+		   "#!/bin/sh\n%s\nexec sh -c \"$(printf %%s \"$SSH_ORIGINAL_COMMAND\" | sed "
+		   "s,/etc/qudata,%s/etc,g)\"\n",
+		   body, dir);
+}
+
+static void start_sshd(void)
+{
+	char config[128];
+	int probe = listen_tcp(&sshd_port);
+
+	(void)close(probe);
+	write_file("sshd_config", 0600,
+		   "Port %u\nListenAddress 127.0.0.1\nHostKey %s/host_key\nAuthorizedKeysFile "
+		   "%s/authorized\nStrictModes no\nPidFile none\nUsePAM no\n"
+		   "PasswordAuthentication no\nKbdInteractiveAuthentication no\n"
+		   "PermitRootLogin yes\nForceCommand %s/command\nLogLevel ERROR\n",
+		   sshd_port, dir, dir, dir);
+	(void)snprintf(config, sizeof(config), "%s/sshd_config", dir);
+	if (getuid() == 0)
+		(void)mkdir("/run/sshd", 0755);
+	sshd = fork();
+	assert_true(sshd >= 0);
+	if (sshd == 0) {
+		(void)execl("/usr/sbin/sshd", "/usr/sbin/sshd", "-D", "-e", "-f", config, NULL);
+		_exit(127);
+	}
+}
+
+static void await_sshd(void)
+{
+	struct sockaddr_in sin = {.sin_family = AF_INET,
+				  .sin_port = htons(sshd_port),
+				  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+
+	for (int i = 0; i < 200; i++) {
+		int fd = socket(AF_INET, SOCK_STREAM, 0);
+		int r = connect(fd, (struct sockaddr *)&sin, sizeof(sin));
+
+		(void)close(fd);
+		if (r == 0)
+			return;
+		(void)usleep(25000);
+	}
+	fail_msg("sshd does not listen (is openssh-server installed?)");
+}
+
+struct outcome {
+	bool done;
+	enum proto_status status;
+};
+
+static void on_done(void *arg, enum proto_status status)
+{
+	*(struct outcome *)arg = (struct outcome){true, status};
+}
+
+static void pump(const bool *done, uint32_t ms)
+{
+	for (uint64_t end = rpc_now_ms() + ms; !*done && rpc_now_ms() < end;) {
+		(void)event_base_loop(base, EVLOOP_ONCE | EVLOOP_NONBLOCK);
+		(void)usleep(500);
+	}
+}
+
+static struct ssh_job *start(const struct keys *who, uint16_t port, const char *pin,
+			     const char *list, uint32_t timeout_ms, struct outcome *outcome)
+{
+	struct ssh_target target = {.base = base, .port = port, .user = user, .host_key = pin};
+	struct ssh_job *job;
+
+	*outcome = (struct outcome){0};
+	assert_int_equal(keys_management(who, &target.management_key), 0);
+	assert_int_equal(
+		ssh_job_start(&target, list, strlen(list), timeout_ms, on_done, outcome, &job), 0);
+	return job;
+}
+
+static enum proto_status install(const struct keys *who, uint16_t port, const char *pin,
+				 const char *list, uint32_t timeout_ms)
+{
+	struct outcome outcome;
+	struct ssh_job *job = start(who, port, pin, list, timeout_ms, &outcome);
+
+	pump(&outcome.done, timeout_ms + 5000);
+	ssh_job_free(job);
+	assert_true(outcome.done);
+	return outcome.status;
+}
+
+static void assert_installed(const char *list)
+{
+	static char text[70000];
+	struct stat st;
+
+	assert_true(fd_read_file(AT_FDCWD, "etc/tenant_keys", text, sizeof(text)) >= 0);
+	assert_string_equal(text, list);
+	assert_int_equal(stat("etc/tenant_keys", &st), 0);
+	assert_int_equal(st.st_mode & 07777, 0600);
+}
+
+static void installs(void **state)
+{
+	static char many[60001];
+
+	(void)state;
+	write_command("");
+	assert_int_equal(install(&keys, sshd_port, host_key, KEY, 15000), PROTO_OK);
+	assert_installed(KEY);
+	assert_int_equal(install(&keys, sshd_port, host_key, "\n", 15000), PROTO_OK);
+	assert_installed("\n");
+	memset(many, 'k', sizeof(many) - 1);
+	assert_int_equal(install(&keys, sshd_port, host_key, many, 15000), PROTO_OK);
+	assert_installed(many);
+	assert_int_equal(install(&keys, sshd_port, host_key, KEY, 15000), PROTO_OK);
+}
+
+static void refuses_the_wrong(void **state)
+{
+	(void)state;
+	write_command("");
+	assert_int_equal(install(&keys, sshd_port, other_key, "\n", 15000), PROTO_UNREACHABLE);
+	assert_int_equal(install(&strangers, sshd_port, host_key, "\n", 15000), PROTO_UNREACHABLE);
+	assert_installed(KEY);
+}
+
+static void reports_failure(void **state)
+{
+	(void)state;
+	write_command("exit 3");
+	assert_int_equal(install(&keys, sshd_port, host_key, "\n", 15000), PROTO_FAILED);
+	write_command("kill -9 $$");
+	assert_int_equal(install(&keys, sshd_port, host_key, "\n", 15000), PROTO_UNREACHABLE);
+	write_command("yes");
+	assert_int_equal(install(&keys, sshd_port, host_key, "\n", 15000), PROTO_UNREACHABLE);
+	write_command("sleep 30");
+	assert_int_equal(install(&keys, sshd_port, host_key, "\n", 1500), PROTO_TIMEOUT);
+	/* The list is cut on its way: what was there stays. */
+	write_command("cd \"$(dirname \"$0\")\"; head -c 100 >cut; exec <cut");
+	assert_int_equal(install(&keys, sshd_port, host_key, KEY KEY, 15000), PROTO_FAILED);
+	assert_installed(KEY);
+}
+
+static void survives_pretenders(void **state)
+{
+	static const char *const banners[] = {
+		"", "HTTP/1.1 400 Bad Request\r\n\r\n", "SSH-1.5-old\r\n",
+		"SSH-2.0-x\r\n\xff\xff\xff\xff\xff", "SSH-2.0-x\r\n\0\0\0\0\0\0\0\0"};
+	static char noise[65536];
+
+	(void)state;
+	memset(noise, 'n', sizeof(noise));
+	for (size_t i = 0; i <= ARRAY_LEN(banners); i++) {
+		struct outcome outcome;
+		uint16_t port;
+		int tcp = listen_tcp(&port), fd;
+		struct ssh_job *job = start(&keys, port, host_key, "\n", 1000, &outcome);
+
+		fd = accept(tcp, NULL, NULL);
+		assert_true(fd >= 0);
+		if (i < ARRAY_LEN(banners))
+			(void)send(fd, banners[i], strlen(banners[i]), MSG_NOSIGNAL);
+		else
+			(void)send(fd, noise, sizeof(noise), MSG_NOSIGNAL | MSG_DONTWAIT);
+		pump(&outcome.done, 3000);
+		assert_true(outcome.done);
+		assert_int_not_equal(outcome.status, PROTO_OK);
+		ssh_job_free(job);
+		(void)close(fd);
+		(void)close(tcp);
+		/* And the port is free now: nobody answers at all. */
+		assert_int_equal(install(&keys, port, host_key, "\n", 1000), PROTO_UNREACHABLE);
+	}
+}
+
+static void can_be_given_up(void **state)
+{
+	struct outcome outcome;
+	const bool never = false;
+
+	(void)state;
+	write_command("");
+	for (uint32_t ms = 0; ms < 60; ms += 6) {
+		struct ssh_job *job = start(&keys, sshd_port, host_key, KEY, 15000, &outcome);
+
+		pump(&never, ms);
+		ssh_job_free(job);
+	}
+	pump(&never, 50);
+	assert_int_equal(install(&keys, sshd_port, host_key, KEY, 15000), PROTO_OK);
+}
+
+/* ---- the queue in front of it ---- */
+static struct {
+	ssh_done_fn *fn;
+	void *arg;
+	int started;
+	char text[16];
+	uint32_t answered[16];
+	enum proto_status status[16];
+	size_t n_answered;
+} queue;
+
+static int queue_start(void *ctx, const struct keys_list *list, ssh_done_fn *fn, void *arg,
+		       struct ssh_job **ret_job)
+{
+	(void)ctx;
+	queue.fn = fn;
+	queue.arg = arg;
+	queue.started++;
+	memset(queue.text, 0, sizeof(queue.text));
+	memcpy(queue.text, list->text, list->len);
+	*ret_job = start(&keys, sshd_port, host_key, KEY, 15000, &(struct outcome){0});
+	return 0;
+}
+
+static void queue_reply(void *ctx, struct ticket *ticket, enum proto_status status, uint32_t n_keys)
+{
+	(void)ctx;
+	(void)n_keys;
+	queue.status[queue.n_answered] = status;
+	queue.answered[queue.n_answered++] = ticket->request_id;
+}
+
+static int ask(struct guest_keys *k, uint32_t id, const char *text)
+{
+	return guest_keys_set(k, strdup(text), strlen(text), 1,
+			      &(const struct ticket){.serial = 1, .request_id = id});
+}
+
+static void coalesces(void **state)
+{
+	struct guest_keys k = {.start = queue_start, .reply = queue_reply};
+
+	(void)state;
+	assert_int_equal(ask(&k, 1, "one"), PROTO_DEFERRED);
+	for (uint32_t id = 2; id < 2 + GUEST_KEYS_WAITERS; id++)
+		assert_int_equal(ask(&k, id, id == 5 ? "five" : "other"), PROTO_DEFERRED);
+	assert_int_equal(ask(&k, 9, "nine"), PROTO_BUSY);
+	assert_int_equal(queue.started, 1);
+	queue.fn(queue.arg, PROTO_OK);
+	assert_int_equal(queue.n_answered, 1);
+	assert_int_equal(queue.answered[0], 1);
+	assert_int_equal(queue.started, 2);
+	assert_string_equal(queue.text, "five");
+	assert_int_equal(ask(&k, 10, "ten"), PROTO_DEFERRED);
+	guest_keys_cancel(&k, PROTO_UNREACHABLE);
+	assert_int_equal(queue.n_answered, 2 + GUEST_KEYS_WAITERS);
+	assert_int_equal(queue.status[1], PROTO_UNREACHABLE);
+	assert_null(k.job);
+}
+
+static int setup(void **state)
+{
+	char path[128], line[KEYS_LINE_SIZE];
+	ssh_key host;
+
+	(void)state;
+	user = getpwuid(getuid())->pw_name;
+	if (!mkdtemp(dir) || chmod(dir, 0755) < 0 || chdir(dir) < 0)
+		return -1;
+	(void)signal(SIGPIPE, SIG_IGN);
+	base = event_base_new();
+	(void)mkdir("state", 0700);
+	(void)mkdir("strangers", 0700);
+	(void)snprintf(path, sizeof(path), "%s/state", dir);
+	if (keys_open(&keys, path, NULL) < 0 || keys_enrol(&keys, "vm2", other_key) < 0)
+		return -1;
+	(void)snprintf(path, sizeof(path), "%s/strangers", dir);
+	if (keys_open(&strangers, path, NULL) < 0)
+		return -1;
+	memcpy(line, keys.management_public, sizeof(line));
+	if (ssh_pki_generate(SSH_KEYTYPE_ED25519, 0, &host) != SSH_OK ||
+	    ssh_pki_export_privkey_file(host, NULL, NULL, NULL, "host_key") != SSH_OK ||
+	    chmod("host_key", 0600) < 0)
+		return -1;
+	char *base64 = NULL;
+	(void)ssh_pki_export_pubkey_base64(host, &base64);
+	(void)snprintf(host_key, sizeof(host_key), "ssh-ed25519 %.100s", base64);
+	ssh_string_free_char(base64);
+	ssh_key_free(host);
+	write_file("authorized", 0644, "%s\n", line);
+	write_command("");
+	start_sshd();
+	await_sshd();
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	char command[64];
+
+	(void)state;
+	if (sshd > 0) {
+		(void)kill(sshd, SIGTERM);
+		(void)waitpid(sshd, NULL, 0);
+	}
+	keys_done(&keys);
+	keys_done(&strangers);
+	event_base_free(base);
+	(void)snprintf(command, sizeof(command), "rm -rf %s", dir);
+	return chdir("/") == 0 ? system(command) : -1;
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(installs),        cmocka_unit_test(refuses_the_wrong),
+		cmocka_unit_test(reports_failure), cmocka_unit_test(survives_pretenders),
+		cmocka_unit_test(can_be_given_up), cmocka_unit_test(coalesces),
+	};
+
+	return cmocka_run_group_tests(tests, setup, teardown);
+}
