@@ -80,7 +80,8 @@ static json_t *accel_json(enum proto_status status, const struct accel_status_re
 
 	if (status != PROTO_OK)
 		return json_pack("{s:s, s:s}", "choice", "unknown", "reason",
-				 proto_status_text(status));
+				 status == PROTO_UNREACHABLE ? "vfio-helper is not connected"
+							     : proto_status_text(status));
 	return json_pack("{s:s, s:s, s:I}", "choice", choices[rep->accel], "reason",
 			 reasons[rep->reason], "sign_of_life_ms", (json_int_t)rep->sign_of_life_ms);
 }

@@ -13,8 +13,9 @@
 #define LOCAL_STEPS_MAX  8 /* steps without waiting in one go; more would be a loop */
 #define BACKOFF_FIRST_MS 250
 #define BACKOFF_MAX_MS   30000
-#define KILL_SETTLE_MS   1000 /* from the hard stop's answer to asking whether it is gone */
-#define GONE_SETTLE_MS   300  /* QMP closes a moment before the process ends */
+#define KILL_SETTLE_MS   1000  /* from the hard stop's answer to asking whether it is gone */
+#define GONE_SETTLE_MS   300   /* QMP closes a moment before the process ends */
+#define END_WAIT_MS      10000 /* for the helper to tell how a VM ended */
 
 union step_request {
 	struct vm_describe_req describe;
@@ -144,6 +145,7 @@ static void done_enrol(struct instance *inst, const void *body)
 	_Static_assert(sizeof(next.host_key) == sizeof(rep->host_key), "host keys differ in size");
 	memcpy(next.host_key, rep->host_key, sizeof(next.host_key));
 	(void)store_run(inst, &next);
+	inst->seen.enrolled = true;
 	inst->seen.described = false;
 }
 
@@ -313,6 +315,14 @@ static const char *refusal_text(const struct instance *inst, enum step step,
 	else if (step == STEP_PREPARE && status == PROTO_INVALID)
 		(void)snprintf(buf, size, "a disk of %u MiB does not suit the image %s",
 			       inst->disk_mib, inst->image);
+	else if (step == STEP_START && status == PROTO_CONFLICT)
+		(void)snprintf(buf, size, "a host port is used by another VM");
+	else if (step == STEP_START && status == PROTO_LIMIT)
+		(void)snprintf(buf, size, "this host has no room for %u CPUs and %u MiB",
+			       inst->cpus, inst->memory_mib);
+	else if (status == PROTO_DENIED)
+		(void)snprintf(buf, size, "%s; vfio-helper's audit log says which rule",
+			       proto_status_text(status));
 	else
 		(void)snprintf(buf, size, "%s", proto_status_text(status));
 	return buf;
@@ -521,7 +531,7 @@ static void take_adopt(struct instance *inst)
 
 static void take_lost(struct instance *inst)
 {
-	fail(inst, STEP_LOST, "the VM's disk is no longer on this host");
+	fail(inst, STEP_LOST, "the VM's disk or seed is no longer on this host");
 }
 
 /* Steps that are taken here; STEP_ERASE is not among them, as it ends the instance. */
@@ -554,8 +564,12 @@ static void set_deadlines(struct instance *inst, uint64_t now_ms)
 	uint32_t grace =
 		inst->run.goal == GOAL_DELETE ? config->delete_grace_s : config->stop_grace_s;
 
-	if (!runs)
+	if (!runs) {
+		if (seen->described && seen->end_deadline_ms == 0)
+			seen->end_deadline_ms = now_ms + END_WAIT_MS;
 		return;
+	}
+	seen->end_deadline_ms = 0;
 	if (!reconcile_wants_stop(&inst->run))
 		seen->stop_deadline_ms = 0;
 	else if (seen->stop_deadline_ms == 0 || inst->run.goal == GOAL_DELETE)
@@ -574,6 +588,7 @@ static void set_doing(struct instance *inst, enum step step)
 	if (inst->doing == doing)
 		return;
 	inst->doing = doing;
+	inst->trouble[0] = '\0'; /* it was the step's before */
 	agentd_changed(inst->agentd, inst);
 }
 
@@ -601,12 +616,12 @@ static bool drive(struct instance *inst)
 		bool remote = remotes[d.step].op_number != 0;
 
 		inst->wake_ms = d.wake_ms;
-		/* Looking is not worth telling; what follows from it is. */
-		if (d.step != STEP_DESCRIBE)
+		/* Looking and noting are not worth telling; what follows from them is. */
+		if (d.step != STEP_DESCRIBE && !locals[d.step])
 			set_doing(inst, d.step);
 		if (!remote && !locals[d.step] && d.step != STEP_ERASE) {
-			if (d.step == STEP_WAIT_START)
-				inst->seen.described = false;
+			if (d.step == STEP_WAIT_START || d.step == STEP_WAIT_END)
+				inst->seen.described = false; /* look again when woken */
 			return true;
 		}
 		if (now_ms < inst->retry_ms) {

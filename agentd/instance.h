@@ -75,6 +75,8 @@ struct seen {
 	uint64_t powerdown_ms;     /* monotonic; when the power button was pressed last, or 0 */
 	uint64_t stop_deadline_ms; /* monotonic; 0: no stop is going on */
 	uint64_t boot_deadline_ms; /* monotonic; 0: not set */
+	uint64_t end_deadline_ms; /* monotonic; how long to wait for the helper's word on the end */
+	bool enrolled; /* vmmon has answered GUEST_ENROL since the last look for the seed */
 };
 
 struct agentd;

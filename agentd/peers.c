@@ -394,7 +394,8 @@ void peers_start(struct peers *peers)
 
 bool peers_up(const struct peers *peers, enum peer_id id)
 {
-	return peers->links[id].state == PEER_UP;
+	/* Without a descriptor it is just being closed, and its callbacks run. */
+	return peers->links[id].state == PEER_UP && rpc_fd(&peers->links[id].rpc) >= 0;
 }
 
 const char *peers_trouble(const struct peers *peers, enum peer_id id)
@@ -413,7 +414,7 @@ int peers_call(struct peers *peers, enum peer_id id, uint32_t op_number, const v
 	struct peer_link *link = &peers->links[id];
 	int r;
 
-	if (link->state != PEER_UP)
+	if (!peers_up(peers, id))
 		return -ENOTCONN;
 	r = rpc_call(&link->rpc, op_number, req, fd, timeout_ms, fn, arg);
 	link_arm_deadline(link);

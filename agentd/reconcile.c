@@ -11,7 +11,7 @@
 #include <string.h>
 #include <time.h>
 
-#define START_POLL_MS 500 /* only while a start is pending that this process did not ask for */
+#define POLL_MS 250 /* only while the helper is between two states and tells neither's end */
 
 static struct decision decide(enum step step, uint64_t wake_ms)
 {
@@ -75,7 +75,7 @@ static struct decision decide_booting(const struct situation *s)
 static struct decision decide_alive(const struct situation *s)
 {
 	if (s->seen->vm == PROTO_VM_STARTING)
-		return decide(STEP_WAIT_START, s->now_ms + START_POLL_MS);
+		return decide(STEP_WAIT_START, s->now_ms + POLL_MS);
 	if (reconcile_wants_stop(s->run))
 		return decide_stopping(s);
 	if (s->run->started_generation != s->seen->generation)
@@ -98,6 +98,17 @@ static struct decision decide_delete(const struct situation *s)
 	return now(s->vmmon_up ? STEP_DISCARD : STEP_WAIT_VMMON);
 }
 
+/* While the helper is still cleaning up behind a VM it cannot say yet how it ended. */
+static struct decision decide_ended(const struct situation *s)
+{
+	bool told = s->seen->exit_kind != PROTO_EXIT_NONE ||
+		    s->run->started_generation != s->seen->generation;
+
+	if (!told && s->now_ms < s->seen->end_deadline_ms)
+		return decide(STEP_WAIT_END, s->now_ms + POLL_MS);
+	return now(STEP_ENDED);
+}
+
 static struct decision decide_gone(const struct situation *s)
 {
 	const struct run *run = s->run;
@@ -108,13 +119,17 @@ static struct decision decide_gone(const struct situation *s)
 		return now(STEP_NONE);
 	if (run->started_generation != 0 || run->restart == RESTART_STOPPING ||
 	    run->fault == FAULT_BOOT)
-		return now(STEP_ENDED);
+		return decide_ended(s);
 	if (run->goal == GOAL_STOP)
 		return now(STEP_NONE);
 	if (s->seen->vm == PROTO_VM_ABSENT && run->prepared)
 		return now(STEP_LOST);
 	if (!run->prepared)
 		return now(STEP_PREPARE);
+	/* vmmon has delivered the seed and the helper has none: a new one would be another guest.
+	 */
+	if (s->seen->enrolled && s->seen->vm == PROTO_VM_PREPARED)
+		return now(STEP_LOST);
 	if (run->host_key[0] == '\0' || s->seen->vm == PROTO_VM_PREPARED)
 		return now(s->vmmon_up ? STEP_ENROL : STEP_WAIT_VMMON);
 	return now(STEP_START);
@@ -217,6 +232,7 @@ const char *step_text(enum step step)
 		[STEP_WAIT_GUEST] = "the guest is booting",
 		[STEP_WAIT_STOP] = "the guest is shutting down",
 		[STEP_WAIT_START] = "starting the VM",
+		[STEP_WAIT_END] = "cleaning up after the VM",
 		[STEP_DESCRIBE] = "looking at the VM",
 		[STEP_PREPARE] = "making the disk",
 		[STEP_ENROL] = "making the host key and the seed",
@@ -229,7 +245,7 @@ const char *step_text(enum step step)
 		[STEP_POWERDOWN] = "pressing the power button",
 		[STEP_KILL] = "killing the VM",
 		[STEP_ENDED] = "accounting for the VM's end",
-		[STEP_LOST] = "the disk is gone",
+		[STEP_LOST] = "looking for the disk",
 		[STEP_FORGET] = "removing the disk",
 		[STEP_DISCARD] = "removing the keys",
 		[STEP_ERASE] = "removing the record",

@@ -17,6 +17,7 @@ enum step {
 	STEP_WAIT_GUEST,   /* the guest boots */
 	STEP_WAIT_STOP,    /* the guest shuts down */
 	STEP_WAIT_START,   /* a start that someone asked for earlier is not answered yet */
+	STEP_WAIT_END,     /* the helper cleans up after the VM */
 	STEP_DESCRIBE,     /* ask what is */
 	STEP_PREPARE,      /* make the disk */
 	STEP_ENROL,        /* make keys and seed */
@@ -29,7 +30,7 @@ enum step {
 	STEP_POWERDOWN,    /* press the power button */
 	STEP_KILL,         /* the hard stop */
 	STEP_ENDED,        /* account for the end of a run */
-	STEP_LOST,         /* the disk has vanished */
+	STEP_LOST,         /* the disk or the seed has vanished */
 	STEP_FORGET,       /* remove the disk */
 	STEP_DISCARD,      /* remove keys and seed */
 	STEP_ERASE,        /* remove the record */

@@ -7,11 +7,13 @@
 
 #include <math.h>
 
-#define IMAGE_MAX    255
-#define TAG_MAX      128
-#define ENV_NAME_MAX 256
-#define SSH_PORT     22
-#define MIB_PER_GIB  1024.0
+#define IMAGE_MAX     255
+#define TAG_MAX       128
+#define ENV_NAME_MAX  256
+#define SSH_PORT      22
+#define MIB_PER_GIB   1024.0
+#define MEMORY_MIN    128  /* MiB; as the protocol has it */
+#define HOST_PORT_MIN 1024 /* the lower ones are the administrator's */
 
 #define ALNUM  "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 #define DIGITS "0123456789"
@@ -215,12 +217,12 @@ static int get_memory(const json_t *body, uint32_t *ret_mib, struct err *reterr)
 	} else {
 		r = json_is_string(v) ? request_parse_size(json_string_value(v), &mib) : -EINVAL;
 	}
-	if (r == 0 && mib > PROTO_MAX_MEMORY_MIB)
+	if (r == 0 && (mib < MEMORY_MIN || mib > PROTO_MAX_MEMORY_MIB))
 		r = -ERANGE;
 	if (r < 0)
 		return err_set(reterr, -EINVAL,
-			       "memory must be a size such as \"8G\" or \"512M\", at most %uG",
-			       PROTO_MAX_MEMORY_MIB / 1024);
+			       "memory must be a size such as \"8G\" or \"512M\", from %uM to %uG",
+			       MEMORY_MIN, PROTO_MAX_MEMORY_MIB / 1024);
 	*ret_mib = mib;
 	return 0;
 }
@@ -321,27 +323,27 @@ static int parse_guest_port(const json_t *v, const char *field, struct port_requ
 static int parse_host_port(const json_t *v, const char *field, uint16_t *ret_port,
 			   struct err *reterr)
 {
-	const char *text;
+	json_int_t n = -1;
+	uint16_t port = 0;
 	size_t len = 0;
 
-	*ret_port = 0;
-	if (!v || json_is_null(v))
-		return 0;
-	if (json_is_integer(v)) {
-		json_int_t n = json_integer_value(v);
-
-		if (n >= 0 && n <= UINT16_MAX) {
-			*ret_port = (uint16_t)n;
-			return 0;
-		}
+	if (!v || json_is_null(v)) {
+		n = 0;
+	} else if (json_is_integer(v)) {
+		n = json_integer_value(v);
 	} else if (json_is_string(v)) {
-		text = json_string_value(v);
+		const char *text = json_string_value(v);
+
 		if (*text == '\0' || strcasecmp(text, "auto") == 0)
-			return 0;
-		if (parse_port_number(text, ret_port, &len) == 0 && text[len] == '\0')
-			return 0;
+			n = 0;
+		else if (parse_port_number(text, &port, &len) == 0 && text[len] == '\0')
+			n = port;
 	}
-	return err_set(reterr, -EINVAL, "%s must be \"auto\" or a port from 1 to 65535", field);
+	if (n != 0 && (n < HOST_PORT_MIN || n > UINT16_MAX))
+		return err_set(reterr, -EINVAL, "%s must be \"auto\" or a port from %d to 65535",
+			       field, HOST_PORT_MIN);
+	*ret_port = (uint16_t)n;
+	return 0;
 }
 
 /* {"8080": "auto", "3000": "3000"} */
@@ -553,8 +555,9 @@ static int take_sizing(const char *name, const json_t *value, struct create_requ
 		r = get_count(v, field, 1, PROTO_MAX_CPUS, &req->cpus, reterr);
 	} else if (STR_EQ(name, "QUDATA_MEMORY_GB")) {
 		r = get_gib(v, field, &req->memory_mib, reterr);
-		if (r == 0 && req->memory_mib > PROTO_MAX_MEMORY_MIB)
-			r = err_set(reterr, -EINVAL, "%s must be at most %u", field,
+		if (r == 0 && v &&
+		    (req->memory_mib < MEMORY_MIN || req->memory_mib > PROTO_MAX_MEMORY_MIB))
+			r = err_set(reterr, -EINVAL, "%s must be from 0.125 to %u", field,
 				    PROTO_MAX_MEMORY_MIB / 1024);
 	} else if (STR_EQ(name, "QUDATA_GPU_COUNT")) {
 		r = get_count(v, field, 0, 64, &req->gpus, reterr);

@@ -73,6 +73,7 @@ int route_find(enum http_method method, const char *path, const struct route **r
 			continue;
 		if (method_matches(method, routes[i].method)) {
 			*ret_route = &routes[i];
+			ret_allow[0] = '\0';
 			return 0;
 		}
 		len += (size_t)snprintf(ret_allow + len, ROUTE_ALLOW_MAX - len, "%s%s",

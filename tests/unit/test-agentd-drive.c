@@ -1,0 +1,691 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Instances driven against scripted peers: the real connections, store, decisions and steps of
+ * agentd, with a vfio-helper and a vmmon that keep one VM in memory and fail when told to.
+ * Trust: test.
+ */
+#include "agentd/agentd.h"
+#include "agentd/store.h"
+#include "agentd/view.h"
+#include "common/ipc.h"
+#include "common/server.h"
+
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+/* cmocka wants the two above first */
+#include <cmocka.h>
+
+#define HOST_KEY "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAICW+hJCWuo50RrP/NlSoUiybmtUhiglewSC8ZFcgLNtR"
+
+/* What the two peers know, and what they were asked. */
+struct world {
+	char dir[64];
+	struct event_base *base;
+	struct server helper, vmmon;
+	struct event *listen_helper, *listen_vmmon;
+	int helper_fd, vmmon_fd;
+	char vm[PROTO_NAME_SIZE];
+	enum proto_vm_state state;
+	uint64_t generation;
+	uint32_t exit_kind, exit_code;
+	enum proto_guest_state guest;
+	bool keeps_up; /* the guest ignores its power button */
+	char boot_id[40];
+	uint32_t fail_op; /* answered with fail_status, fail_times times */
+	enum proto_status fail_status;
+	unsigned int fail_times;
+	unsigned int asked[0x400]; /* by the low bits of the number */
+	uint32_t n_keys;
+	struct agentd a;
+};
+
+static struct world w;
+
+static unsigned int *asked(uint32_t op)
+{
+	return &w.asked[op & 0x3ff];
+}
+
+static void vm_ends(uint32_t kind, uint32_t code)
+{
+	struct vm_exited_ev ev = {.generation = w.generation, .exit_kind = kind, .exit_code = code};
+
+	w.state = PROTO_VM_SEEDED;
+	w.exit_kind = kind;
+	w.exit_code = code;
+	w.guest = PROTO_GUEST_UNWATCHED;
+	memcpy(ev.vm, w.vm, sizeof(ev.vm));
+	server_event(&w.helper, PROTO_AGENTD, OP_VM_EXITED, &ev);
+}
+
+static void guest_becomes(enum proto_guest_state state)
+{
+	struct guest_state_ev ev = {.generation = w.generation, .state = state};
+
+	w.guest = state;
+	memcpy(ev.vm, w.vm, sizeof(ev.vm));
+	server_event(&w.vmmon, PROTO_AGENTD, OP_GUEST_STATE, &ev);
+}
+
+static int answer_helper(uint32_t op, const void *req, void *rep)
+{
+	struct helper_hello_rep *hello = rep;
+	struct vm_describe_rep *describe = rep;
+	struct vm_start_rep *start = rep;
+
+	switch (op) {
+	case OP_HELPER_HELLO:
+		*hello = (struct helper_hello_rep){
+			.version = PROTO_VERSION,
+			.max_vms = 2,
+			.max_cpus = 8,
+			.max_memory_mib = 8192,
+			.max_disk_mib = 65536,
+			.port_low = 10000,
+			.port_high = 65535,
+		};
+		memcpy(hello->boot_id, w.boot_id, sizeof(hello->boot_id));
+		return PROTO_OK;
+	case OP_VM_PREPARE:
+		memcpy(w.vm, ((const struct vm_prepare_req *)req)->vm, sizeof(w.vm));
+		w.state = PROTO_VM_PREPARED;
+		((struct vm_prepare_rep *)rep)->disk_mib = 2048;
+		return PROTO_OK;
+	case OP_VM_DESCRIBE:
+		describe->state = w.state;
+		describe->generation = w.generation;
+		describe->accel = w.state == PROTO_VM_RUNNING ? PROTO_ACCEL_TCG : 0;
+		describe->exit_kind = w.exit_kind;
+		describe->exit_code = w.exit_code;
+		return PROTO_OK;
+	case OP_VM_START:
+		if (w.state != PROTO_VM_SEEDED)
+			return PROTO_ALREADY;
+		w.state = PROTO_VM_RUNNING;
+		w.exit_kind = PROTO_EXIT_NONE;
+		*start = (struct vm_start_rep){++w.generation, PROTO_ACCEL_TCG, 0};
+		return PROTO_OK;
+	case OP_VM_KILL:
+		vm_ends(PROTO_EXIT_SIGNAL, 9);
+		return PROTO_OK;
+	case OP_VM_FORGET:
+		w.state = PROTO_VM_ABSENT;
+		return PROTO_OK;
+	default:
+		return PROTO_OK;
+	}
+}
+
+static int answer_vmmon(uint32_t op, void *rep, struct fdlist *fds)
+{
+	int fd = fdlist_take(fds);
+	char text[4096];
+	ssize_t n;
+
+	switch (op) {
+	case OP_VMMON_HELLO:
+		((struct vmmon_hello_rep *)rep)->version = PROTO_VERSION;
+		return PROTO_OK;
+	case OP_GUEST_ENROL:
+		w.state = PROTO_VM_SEEDED;
+		proto_text_set(((struct guest_enrol_rep *)rep)->host_key, 128, HOST_KEY);
+		return PROTO_OK;
+	case OP_GUEST_WATCH:
+		if (w.guest == PROTO_GUEST_UNWATCHED)
+			w.guest = PROTO_GUEST_BOOTING;
+		((struct guest_watch_rep *)rep)->state = w.guest;
+		return PROTO_OK;
+	case OP_GUEST_POWERDOWN:
+		if (!w.keeps_up)
+			vm_ends(PROTO_EXIT_CODE, 0);
+		return PROTO_OK;
+	case OP_GUEST_SET_KEYS:
+		n = fd_memfd_check(fd, PROTO_KEYS_MAX) < 0 ? -1
+							   : fd_read_text(fd, text, sizeof(text));
+		(void)close(fd);
+		w.n_keys = 0;
+		for (ssize_t i = 1; i < n; i++)
+			w.n_keys += text[i] == '\n' && text[i - 1] != '\n';
+		((struct guest_set_keys_rep *)rep)->keys = w.n_keys;
+		return n < 0 ? PROTO_INVALID : PROTO_OK;
+	default:
+		return PROTO_OK;
+	}
+}
+
+static int dispatch(void *ctx, struct peer *peer, const struct proto_op *op,
+		    const union proto_body *req, union proto_body *rep, struct fdlist *fds)
+{
+	const struct server *s = *(struct server **)ctx;
+
+	++*asked(op->number);
+	if (op->states == PROTO_ST_NEW)
+		peer->conn.state = PROTO_ST_READY;
+	if (op->number == OP_VM_SUBSCRIBE || op->number == OP_VMMON_HELLO)
+		peer->subscribed = true;
+	if (op->number == w.fail_op && w.fail_times > 0) {
+		w.fail_times--;
+		fdlist_done(fds);
+		return (int)w.fail_status;
+	}
+	return s == &w.helper ? answer_helper(op->number, req, rep)
+			      : answer_vmmon(op->number, rep, fds);
+}
+
+static void on_peer_readable(evutil_socket_t fd, short what, void *arg)
+{
+	struct peer *peer = arg;
+	bool is_helper = peer >= w.helper.peers && peer < w.helper.peers + SERVER_MAX_PEERS;
+
+	(void)fd;
+	(void)what;
+	server_receive(is_helper ? &w.helper : &w.vmmon, peer);
+}
+
+static int watch(void *ctx, struct peer *peer, bool on)
+{
+	(void)ctx;
+	if (!on) {
+		event_free(peer->watch);
+		return 0;
+	}
+	peer->watch = event_new(w.base, peer->fd, EV_READ | EV_PERSIST, on_peer_readable, peer);
+	return event_add(peer->watch, NULL);
+}
+
+static void refused(void *ctx, const struct peer *peer, enum server_refusal why, int detail)
+{
+	(void)ctx;
+	(void)peer;
+	fail_msg("a peer refused agentd: %d (%s)", (int)why, strerror(-detail));
+}
+
+static void on_accept(evutil_socket_t fd, short what, void *arg)
+{
+	(void)what;
+	server_accept(arg, fd);
+}
+
+static struct server *const helper_ctx = &w.helper, *const vmmon_ctx = &w.vmmon;
+
+static int serve(struct server *s, struct server *const *ctx, enum proto_role self,
+		 const char *name, struct event **ret_event)
+{
+	const struct server_config config = {
+		.self = self,
+		.roles = {{getuid(), PROTO_AGENTD}},
+		.n_roles = 1,
+		.max_per_role = 4,
+		.ctx = (void *)ctx,
+		.dispatch = dispatch,
+		.watch = watch,
+		.refused = refused,
+	};
+	struct err why;
+	char path[108];
+	int fd;
+
+	(void)snprintf(path, sizeof(path), "%s/%s", w.dir, name);
+	server_init(s, &config);
+	fd = ipc_listen(path, SOCK_SEQPACKET, 0600, IPC_KEEP_GID, &why);
+	assert_true(fd >= 0);
+	*ret_event = event_new(w.base, fd, EV_READ | EV_PERSIST, on_accept, s);
+	assert_int_equal(event_add(*ret_event, NULL), 0);
+	return fd;
+}
+
+static void unserve(struct server *s, int *fd, struct event **ev)
+{
+	server_done(s);
+	event_free(TAKE_PTR(*ev));
+	(void)close(TAKE_FD(*fd));
+}
+
+static void helper_up(void)
+{
+	w.helper_fd = serve(&w.helper, &helper_ctx, PROTO_HELPER, "helper", &w.listen_helper);
+}
+
+static void vmmon_up(void)
+{
+	w.vmmon_fd = serve(&w.vmmon, &vmmon_ctx, PROTO_VMMON, "vmmon", &w.listen_vmmon);
+}
+
+/* agentd without HTTP. */
+
+static void on_work(evutil_socket_t fd, short what, void *arg)
+{
+	(void)fd;
+	(void)what;
+	drive_all(arg);
+}
+
+static void agentd_up(void)
+{
+	struct agentd *a = &w.a;
+	struct peers_config config = {
+		.ctx = a, .changed = drive_peer_changed, .on_event = drive_peer_event};
+	struct instance *inst;
+	struct err why;
+
+	memset(a, 0, sizeof(*a));
+	config_defaults(&a->config);
+	(void)snprintf(a->config.helper_socket, CONFIG_PATH_SIZE, "%s/helper", w.dir);
+	(void)snprintf(a->config.vmmon_socket, CONFIG_PATH_SIZE, "%s/vmmon", w.dir);
+	(void)snprintf(a->config.frp_socket, CONFIG_PATH_SIZE, "%s/frp", w.dir);
+	a->config.stop_grace_s = 1;
+	a->config.delete_grace_s = 0;
+	TAILQ_INIT(&a->instances);
+	TAILQ_INIT(&a->waiters);
+	LIST_INIT(&a->relays);
+	a->base = w.base;
+	a->work = evtimer_new(w.base, on_work, a);
+	a->timer = evtimer_new(w.base, on_work, a);
+	a->store_fd = open(w.dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	config.paths[PEER_HELPER] = a->config.helper_socket;
+	config.paths[PEER_VMMON] = a->config.vmmon_socket;
+	config.paths[PEER_FRP] = a->config.frp_socket;
+	assert_int_equal(peers_new(w.base, &config, &a->peers, &why), 0);
+	/* The sockets lie in the same directory: they are none of ours to the store, by name. */
+	assert_int_equal(store_load(a->store_fd, a, &a->instances, &why), 0);
+	TAILQ_FOREACH(inst, &a->instances, link)
+	agentd_changed(a, inst);
+	peers_start(a->peers);
+}
+
+static void agentd_down(void)
+{
+	struct instance *inst;
+
+	peers_free(TAKE_PTR(w.a.peers));
+	while ((inst = TAILQ_FIRST(&w.a.instances))) {
+		TAILQ_REMOVE(&w.a.instances, inst, link);
+		instance_free(inst);
+	}
+	free(w.a.list_view);
+	free(w.a.bare_view);
+	event_free(w.a.work);
+	event_free(w.a.timer);
+	(void)close(w.a.store_fd);
+}
+
+static struct instance *only(void)
+{
+	return TAILQ_FIRST(&w.a.instances);
+}
+
+static void add_instance(void)
+{
+	struct instance *inst = instance_new(&w.a);
+
+	(void)strcpy(inst->image, "debian-12");
+	inst->cpus = 1;
+	inst->memory_mib = 512;
+	inst->disk_mib = 2048;
+	inst->ports[0] = (struct proto_port){.host = 10001, .guest = 22};
+	inst->run.goal = GOAL_RUN;
+	assert_int_equal(store_save(w.a.store_fd, inst), 0);
+	TAILQ_INSERT_TAIL(&w.a.instances, inst, link);
+	agentd_changed(&w.a, inst);
+}
+
+static void order(enum request_action action)
+{
+	struct run next = only()->run;
+	struct err why;
+
+	assert_int_equal(instance_order(&next, action, instance_alive(only()), &why), 0);
+	assert_int_equal(agentd_commit(&w.a, only(), &next), 0);
+}
+
+/* Runs the loop until the instance has that status ("": is gone), at most five seconds. */
+static void until(const char *status)
+{
+	uint64_t end_ms = rpc_now_ms() + 5000;
+
+	while (only() ? !STR_EQ(only()->status, status) : *status != '\0') {
+		const struct timeval tick = {.tv_usec = 20000};
+
+		if (rpc_now_ms() > end_ms)
+			fail_msg("not \"%s\" in time: %s, doing: %s, trouble: %s", status,
+				 only() ? only()->status : "gone", only() ? only()->doing : "",
+				 only() ? only()->trouble : "");
+		(void)event_base_loopexit(w.base, &tick);
+		(void)event_base_dispatch(w.base);
+	}
+}
+
+/* Runs the loop for a while. */
+static void settle(unsigned int ms)
+{
+	const struct timeval tv = {.tv_usec = (suseconds_t)ms * 1000};
+
+	(void)event_base_loopexit(w.base, &tv);
+	(void)event_base_dispatch(w.base);
+}
+
+static void until_doing(const char *doing)
+{
+	uint64_t end_ms = rpc_now_ms() + 5000;
+
+	while (!only()->doing || !strstr(only()->doing, doing)) {
+		if (rpc_now_ms() > end_ms)
+			fail_msg("never \"%s\", but \"%s\"", doing, only()->doing);
+		settle(10);
+	}
+}
+
+static int setup(void **state)
+{
+	(void)state;
+	memset(&w, 0, sizeof(w));
+	(void)strcpy(w.dir, "/tmp/test-agentd-drive-XXXXXX");
+	(void)strcpy(w.boot_id, "boot-1");
+	if (!mkdtemp(w.dir))
+		return -1;
+	w.base = event_base_new();
+	helper_up();
+	vmmon_up();
+	agentd_up();
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	char command[128];
+
+	(void)state;
+	agentd_down();
+	if (w.listen_helper)
+		unserve(&w.helper, &w.helper_fd, &w.listen_helper);
+	if (w.listen_vmmon)
+		unserve(&w.vmmon, &w.vmmon_fd, &w.listen_vmmon);
+	event_base_free(w.base);
+	(void)snprintf(command, sizeof(command), "rm -rf %s", w.dir);
+	return system(command);
+}
+
+static void bring_up(void)
+{
+	add_instance();
+	until_doing("booting");
+	guest_becomes(PROTO_GUEST_READY);
+	until("running");
+}
+
+static void test_life(void **state)
+{
+	(void)state;
+	bring_up();
+	assert_int_equal(*asked(OP_VM_PREPARE), 1);
+	assert_int_equal(*asked(OP_GUEST_ENROL), 1);
+	assert_int_equal(*asked(OP_VM_START), 1);
+	assert_int_equal(*asked(OP_GUEST_WATCH), 1);
+	assert_int_equal(*asked(OP_GUEST_SET_KEYS), 0);
+	assert_string_equal(only()->run.host_key, HOST_KEY);
+	order(ACTION_STOP);
+	until("paused");
+	assert_int_equal(*asked(OP_GUEST_POWERDOWN), 1);
+	assert_int_equal(*asked(OP_VM_KILL), 0);
+	order(ACTION_START);
+	until_doing("booting");
+	guest_becomes(PROTO_GUEST_READY);
+	until("running");
+	order(ACTION_RESTART);
+	assert_string_equal(only()->status, "rebooting");
+	until_doing("booting");
+	assert_string_equal(only()->status, "rebooting");
+	guest_becomes(PROTO_GUEST_READY);
+	until("running");
+	assert_int_equal(w.generation, 3);
+	assert_int_equal(*asked(OP_VM_PREPARE), 1);
+	only()->run.goal = GOAL_DELETE;
+	agentd_changed(&w.a, only());
+	until("");
+	assert_int_equal(*asked(OP_VM_FORGET), 1);
+	assert_int_equal(*asked(OP_GUEST_DISCARD), 1);
+}
+
+static void test_idle_is_idle(void **state)
+{
+	unsigned int before;
+
+	(void)state;
+	bring_up();
+	settle(50);
+	before = *asked(OP_VM_DESCRIBE);
+	settle(700);
+	assert_int_equal(*asked(OP_VM_DESCRIBE), before);
+	assert_false(evtimer_pending(w.a.timer, NULL));
+}
+
+static void test_hard_stop(void **state)
+{
+	uint64_t begin_ms;
+
+	(void)state;
+	bring_up();
+	w.keeps_up = true;
+	begin_ms = rpc_now_ms();
+	order(ACTION_STOP);
+	until("paused");
+	assert_true(rpc_now_ms() - begin_ms >= 1000);
+	assert_int_equal(*asked(OP_VM_KILL), 1);
+	assert_int_equal(only()->run.fault, FAULT_NONE);
+}
+
+static void test_keys_come_before_running(void **state)
+{
+	(void)state;
+	add_instance();
+	only()->run.had_keys = true;
+	assert_int_equal(instance_key_add(only(), HOST_KEY), 1);
+	until_doing("booting");
+	guest_becomes(PROTO_GUEST_READY);
+	until("running");
+	assert_int_equal(*asked(OP_GUEST_SET_KEYS), 1);
+	assert_int_equal(w.n_keys, 1);
+	/* Removed: an empty list is sent. */
+	assert_int_equal(instance_key_remove(only(), HOST_KEY), 1);
+	only()->seen.keys_wanted++;
+	agentd_kick(&w.a);
+	settle(50);
+	assert_int_equal(*asked(OP_GUEST_SET_KEYS), 2);
+	assert_int_equal(w.n_keys, 0);
+}
+
+static void test_guest_refuses_keys(void **state)
+{
+	(void)state;
+	add_instance();
+	only()->run.had_keys = true;
+	w.fail_op = OP_GUEST_SET_KEYS;
+	w.fail_status = PROTO_UNREACHABLE;
+	w.fail_times = 2;
+	until_doing("booting");
+	guest_becomes(PROTO_GUEST_READY);
+	until("running");
+	for (int i = 0; i < 40 && only()->seen.keys_applied == 0; i++)
+		settle(50);
+	assert_int_equal(*asked(OP_GUEST_SET_KEYS), 3);
+	assert_int_equal(only()->seen.keys_applied, only()->seen.keys_wanted);
+}
+
+static void test_transient_failure_is_tried_again(void **state)
+{
+	static const uint32_t ops[] = {OP_VM_DESCRIBE, OP_VM_PREPARE, OP_GUEST_ENROL, OP_VM_START,
+				       OP_GUEST_WATCH};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(ops); i++) {
+		w.fail_op = ops[i];
+		w.fail_status = PROTO_BUSY;
+		w.fail_times = 2;
+		w.state = PROTO_VM_ABSENT;
+		w.guest = PROTO_GUEST_UNWATCHED;
+		bring_up();
+		assert_int_equal(w.fail_times, 0);
+		assert_string_equal(only()->trouble, "");
+		only()->run.goal = GOAL_DELETE;
+		agentd_changed(&w.a, only());
+		until("");
+	}
+}
+
+static void test_refusal_is_final_and_says_why(void **state)
+{
+	(void)state;
+	w.fail_op = OP_VM_PREPARE;
+	w.fail_status = PROTO_NOT_FOUND;
+	w.fail_times = 1;
+	add_instance();
+	until("error");
+	assert_non_null(strstr(only()->run.error, "no base image debian-12"));
+	settle(400);
+	assert_int_equal(*asked(OP_VM_PREPARE), 1);
+	order(ACTION_START); /* the operator has put the image there */
+	until_doing("booting");
+	guest_becomes(PROTO_GUEST_READY);
+	until("running");
+}
+
+static void test_vm_dies(void **state)
+{
+	(void)state;
+	bring_up();
+	vm_ends(PROTO_EXIT_SIGNAL, 9);
+	until("error");
+	assert_non_null(strstr(only()->run.error, "signal 9"));
+	settle(300);
+	assert_int_equal(*asked(OP_VM_START), 1);
+	order(ACTION_START);
+	until_doing("booting");
+	guest_becomes(PROTO_GUEST_READY);
+	until("running");
+	vm_ends(PROTO_EXIT_CODE, 0);
+	until("paused");
+	assert_non_null(strstr(only()->run.note, "powered itself off"));
+}
+
+static void test_agentd_restarts(void **state)
+{
+	(void)state;
+	bring_up();
+	agentd_down();
+	agentd_up();
+	assert_string_equal(only()->status,
+			    "running"); /* from the record, before anyone is asked */
+	settle(100);
+	assert_string_equal(only()->status, "running");
+	assert_true(only()->seen.watched);
+	assert_int_equal(*asked(OP_VM_START), 1);
+	assert_int_equal(*asked(OP_GUEST_WATCH), 2);
+}
+
+/* A start whose answer agentd never saw is adopted, not repeated. */
+static void test_start_took_effect_unseen(void **state)
+{
+	(void)state;
+	add_instance();
+	until_doing("booting");
+	only()->run.started_generation = 0;
+	assert_int_equal(store_save(w.a.store_fd, only()), 0);
+	agentd_down();
+	agentd_up();
+	until_doing("booting");
+	assert_int_equal(only()->run.started_generation, 1);
+	assert_int_equal(*asked(OP_VM_START), 1);
+}
+
+static void test_peers_restart(void **state)
+{
+	(void)state;
+	bring_up();
+	unserve(&w.helper, &w.helper_fd, &w.listen_helper);
+	unserve(&w.vmmon, &w.vmmon_fd, &w.listen_vmmon);
+	settle(100);
+	assert_false(peers_up(w.a.peers, PEER_HELPER));
+	assert_string_equal(only()->status, "running");
+	helper_up();
+	vmmon_up();
+	settle(300);
+	assert_true(peers_up(w.a.peers, PEER_HELPER) && peers_up(w.a.peers, PEER_VMMON));
+	assert_true(only()->seen.watched);
+	assert_string_equal(only()->status, "running");
+	assert_int_equal(*asked(OP_VM_START), 1);
+	/* And events come through again. */
+	guest_becomes(PROTO_GUEST_RESETTING);
+	until("rebooting");
+	guest_becomes(PROTO_GUEST_READY);
+	until("running");
+}
+
+static void test_host_reboot(void **state)
+{
+	(void)state;
+	bring_up();
+	agentd_down();
+	unserve(&w.helper, &w.helper_fd, &w.listen_helper);
+	w.state = PROTO_VM_SEEDED;
+	w.exit_kind = PROTO_EXIT_UNKNOWN;
+	(void)strcpy(w.boot_id, "boot-2");
+	helper_up();
+	agentd_up();
+	until("error");
+	assert_non_null(strstr(only()->run.error, "rebooted"));
+}
+
+static void test_late_guest(void **state)
+{
+	(void)state;
+	w.a.config.boot_timeout_s = 1;
+	w.a.config.tcg_factor = 1;
+	add_instance();
+	until_doing("booting");
+	until("error");
+	assert_non_null(strstr(only()->run.error, "within 1 s"));
+	assert_int_equal(w.state, PROTO_VM_RUNNING); /* left for inspection */
+	guest_becomes(PROTO_GUEST_READY);
+	until("running");
+	assert_string_equal(only()->run.error, "");
+}
+
+/* Somebody has removed the disk: said, and never replaced by an empty one. */
+static void test_disk_is_lost(void **state)
+{
+	(void)state;
+	bring_up();
+	order(ACTION_STOP);
+	until("paused");
+	w.state = PROTO_VM_ABSENT;
+	order(ACTION_START);
+	only()->seen.described = false;
+	until("error");
+	assert_non_null(strstr(only()->run.error, "no longer on this host"));
+	assert_int_equal(*asked(OP_VM_PREPARE), 1);
+}
+
+#define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		CASE(test_life),
+		CASE(test_idle_is_idle),
+		CASE(test_hard_stop),
+		CASE(test_keys_come_before_running),
+		CASE(test_guest_refuses_keys),
+		CASE(test_transient_failure_is_tried_again),
+		CASE(test_refusal_is_final_and_says_why),
+		CASE(test_vm_dies),
+		CASE(test_agentd_restarts),
+		CASE(test_start_took_effect_unseen),
+		CASE(test_peers_restart),
+		CASE(test_host_reboot),
+		CASE(test_late_guest),
+		CASE(test_disk_is_lost),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
