@@ -65,7 +65,11 @@ static struct decision decide_ready(const struct situation *s)
 
 static struct decision decide_booting(const struct situation *s)
 {
-	if (s->run->ready_generation == s->seen->generation || s->run->fault != FAULT_NONE)
+	if (s->seen->guest == PROTO_GUEST_STOPPING)
+		return now(STEP_WAIT_STOP);
+	if (s->run->ready_generation == s->seen->generation)
+		return now(s->seen->resetting ? STEP_WAIT_GUEST : STEP_WAIT_WORD);
+	if (s->run->fault != FAULT_NONE)
 		return now(STEP_WAIT_GUEST);
 	if (s->now_ms >= s->seen->boot_deadline_ms)
 		return now(STEP_BOOT_TIMEOUT);
@@ -230,6 +234,7 @@ const char *step_text(enum step step)
 		[STEP_WAIT_HELPER] = "waiting for vfio-helper",
 		[STEP_WAIT_VMMON] = "waiting for vmmon",
 		[STEP_WAIT_GUEST] = "the guest is booting",
+		[STEP_WAIT_WORD] = "waiting for the guest to report again",
 		[STEP_WAIT_STOP] = "the guest is shutting down",
 		[STEP_WAIT_START] = "starting the VM",
 		[STEP_WAIT_END] = "cleaning up after the VM",

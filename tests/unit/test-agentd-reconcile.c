@@ -166,6 +166,12 @@ static void test_boot_timeout(void **state)
 	expect(&t, STEP_WAIT_GUEST, NEVER);
 	t.seen.guest = PROTO_GUEST_READY;
 	expect(&t, STEP_READY, NEVER);
+	t.seen.resetting = false;
+	expect(&t, STEP_NONE, NEVER);
+	t.seen.guest = PROTO_GUEST_CONNECTING; /* vmmon has restarted */
+	expect(&t, STEP_WAIT_WORD, NEVER);
+	t.seen.guest = PROTO_GUEST_STOPPING;
+	expect(&t, STEP_WAIT_STOP, NEVER);
 }
 
 static void stop_as(struct setup *t, enum goal goal, enum restart restart)
