@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the abuse cases share: the helper under attack, its audit log, and a picture of the machine."""
+import contextlib
+import hashlib
+import os
+import pathlib
+import pwd
+import re
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
+from lib import Suite, proc_status  # noqa: E402
+from wire import Closed, Peer, sealed  # noqa: E402
+
+SLOTS = 4
+SEED = sealed(b"\x01CD001" + b"\0" * 2042)
+EMPTY_HASH = "0" * 64
+
+
+def until(what, condition, timeout=10.0):
+    deadline = time.monotonic() + timeout
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not in {timeout} s: {what}")
+        time.sleep(0.02)
+
+
+def run(*words):
+    return subprocess.run([str(w) for w in words], check=True, capture_output=True, text=True)
+
+
+# ---- the audit log -----------------------------------------------------------------------------------------
+def unescape(value):
+    return re.sub(r"\\x([0-9a-f]{2})", lambda m: chr(int(m[1], 16)), value)
+
+
+class Record:
+    def __init__(self, line):
+        words = line.split(" ")
+        self.line, self.seq, self.event, self.hash = line, int(words[0]), words[2], words[-1]
+        self.fields = {k: unescape(v) for k, v in (w.split("=", 1) for w in words[3:-1])}
+
+    def matches(self, event, fields):
+        return self.event == event and all(re.search(v, self.fields.get(k, "")) for k, v in fields.items())
+
+
+class Audit:
+    def __init__(self, path):
+        self.path = path
+
+    def records(self):
+        """All records, each proved to follow from the one before."""
+        previous, found = EMPTY_HASH, []
+        for n, line in enumerate(self.path.read_bytes().decode("ascii").splitlines(), 1):
+            assert re.fullmatch(r"[\x20-\x7e]+", line), f"unprintable audit line {line!r}"
+            record = Record(line)
+            want = hashlib.sha256((previous + line[:-64]).encode()).hexdigest()
+            assert record.hash == want and record.seq == n, f"the audit chain breaks at line {n}: {line}"
+            previous = record.hash
+            found.append(record)
+        return found
+
+    @contextlib.contextmanager
+    def expect(self, event, count=1, only=True, **fields):
+        """The block adds exactly @count records of that kind, and (with @only) no other one."""
+        before = len(self.records())
+        yield
+        new = self.records()[before:]
+        hits = [r for r in new if r.matches(event, fields)]
+        assert len(hits) == count, f"{len(hits)} {event} {fields} instead of {count}: {[r.line for r in new]}"
+        assert not only or len(new) == count, f"more was recorded: {[r.line for r in new]}"
+
+
+# ---- a picture of everything that must not change ------------------------------------------------------------
+def tree(*tops):
+    found = {}
+    for top in tops:
+        for path in [top, *sorted(top.rglob("*"))]:
+            with contextlib.suppress(FileNotFoundError):
+                st = path.lstat()
+                size = st.st_size if stat.S_ISREG(st.st_mode) and path.name != "audit.log" else None
+                found[str(path)] = (oct(st.st_mode), st.st_uid, st.st_gid, st.st_nlink, size)
+    return found
+
+
+def fds(pid):
+    """{number: target} of a process; sockets and the like without their inode."""
+    found = {}
+    for entry in pathlib.Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found[int(entry.name)] = re.sub(r":\[\d+\]", "", os.readlink(entry))
+    return found
+
+
+def children(pid):
+    return [int(p) for p in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def alive(pid):
+    try:
+        return not proc_status(pid)["State"].startswith("Z")
+    except OSError:
+        return False
+
+
+class Rig:
+    """A suite of which only the helper (and what a case wants besides) runs, with images of our own."""
+
+    def __init__(self, build, settings=()):
+        self.images = pathlib.Path(tempfile.mkdtemp(prefix="qudata-abuse-", dir="/run"))
+        os.chmod(self.images, 0o755)
+        self.suite = Suite(build, self.images, "tiny", ["helper.conf:accel=tcg", *settings])
+        self.peers = []
+
+    def up(self, daemons=("vfio-helper",)):
+        self.image("tiny")
+        self.suite.up()
+        for name in ("agentd", "vmmon", "frp-supervisor"):
+            if name not in daemons:
+                self.suite.stop(name)
+        return self
+
+    def down(self):
+        self.drop_peers()
+        self.suite.down()
+        shutil.rmtree(self.images, ignore_errors=True)
+
+    # -- images
+    def image(self, name, fmt="qcow2", size="8M", conf=None):
+        path = self.images / name
+        path.mkdir(mode=0o755)
+        run("qemu-img", "create", "-q", "-f", fmt, path / "disk.img", size)
+        (path / "image.conf").write_text(conf or f"format = {fmt}\nmin_disk_mib = 8\n")
+        return path
+
+    # -- places
+    @property
+    def root(self):
+        return self.suite.root
+
+    @property
+    def state(self):
+        return self.root / "lib/helper"
+
+    @property
+    def run_dir(self):
+        return self.root / "run/vm"
+
+    @property
+    def helper_socket(self):
+        return self.root / "run/helper.sock"
+
+    @property
+    def audit(self):
+        return Audit(self.state / "audit.log")
+
+    # -- the helper and its peers
+    @property
+    def pid(self):
+        return self.suite.pid("vfio-helper")
+
+    @property
+    def spawner(self):
+        return children(self.pid)[0]
+
+    def restart(self, kill=False):
+        self.drop_peers()
+        (self.suite.kill if kill else self.suite.stop)("vfio-helper")
+        self.suite.start("vfio-helper")
+
+    def drop_peers(self):
+        for p in self.peers:
+            p.close()
+        self.peers = []
+
+    def peer(self, user="qudata", hello=True):
+        p = Peer(user, self.helper_socket, hello)
+        self.peers.append(p)
+        return p
+
+    def alive(self):
+        """The helper is the process it was, and answers a fresh connection within a second."""
+        begun = time.monotonic()
+        p = Peer("qudata", self.helper_socket)
+        p.call("VM_LIST")
+        p.close()
+        took = time.monotonic() - begun
+        assert took < 1, f"the helper took {took:.2f} s to answer"
+
+    # -- VMs
+    def prepare(self, peer, vm, image="tiny", disk_mib=0):
+        return peer.call("VM_PREPARE", vm=vm, image=image, disk_mib=disk_mib)
+
+    def seed(self, vm):
+        mon = self.peer("qudata-mon")
+        mon.call("VM_SEED", [SEED], vm=vm)
+        mon.close()
+        self.peers.remove(mon)
+
+    def start(self, peer, vm, image="tiny", cpus=1, memory_mib=128, ports=()):
+        if peer.call("VM_DESCRIBE", vm=vm)["state"] == 0:
+            self.prepare(peer, vm, image)
+        if peer.call("VM_DESCRIBE", vm=vm)["state"] == 1:
+            self.seed(vm)
+        return peer.call("VM_START", vm=vm, cpus=cpus, memory_mib=memory_mib, ports=ports)["generation"]
+
+    def stop(self, peer, vm):
+        d = peer.call("VM_DESCRIBE", vm=vm)
+        if d["state"] == 4:
+            peer.call("VM_KILL", vm=vm, generation=d["generation"])
+        until(f"{vm} has ended", lambda: peer.call("VM_DESCRIBE", vm=vm)["state"] in (0, 1, 2))
+
+    def forget(self, peer, *vms):
+        for vm in vms:
+            self.stop(peer, vm)
+            peer.call("VM_FORGET", vm=vm)
+
+    def forget_all(self):
+        p = self.peer()
+        self.forget(p, *p.call("VM_LIST")["vms"])
+        self.drop_peers()
+
+    # -- the machine
+    def slot_processes(self):
+        uids = {pwd.getpwnam(f"qudata-vm{i}").pw_uid for i in range(SLOTS)}
+        found = {}
+        for entry in pathlib.Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError):
+                    st = proc_status(entry.name)
+                    if int(st["Uid"].split()[0]) in uids and not st["State"].startswith("Z"):
+                        found[int(entry.name)] = st["Name"]
+        return found
+
+    def picture(self):
+        return {"files": tree(self.root / "lib", self.root / "run", self.images, self.root / "etc"),
+                "slots": self.slot_processes(), "helper": self.pid, "spawner": children(self.pid),
+                "fds": sorted(fds(self.pid).values()), "spawner fds": sorted(fds(self.spawner).values())}
+
+    @contextlib.contextmanager
+    def unchanged(self):
+        """Files, processes and descriptors are after the block what they were before it."""
+        def differences():
+            after = self.picture()
+            return {k: (set(map(str, _items(before[k]))) ^ set(map(str, _items(after[k]))))
+                    for k in before if before[k] != after[k]}
+
+        before = self.picture()
+        yield
+        deadline = time.monotonic() + 3  # a closed connection is noticed a moment later
+        while differences() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not differences(), f"changed: {differences()}"
+
+    def greeting(self, vm):
+        """QEMU's first words on QMP: from then on it has opened all that it will open."""
+        with socket.socket(socket.AF_UNIX) as s:
+            s.settimeout(20)
+            s.connect(str(self.run_dir / vm / "qmp.sock"))
+            return s.recv(4096)
+
+    def running(self, vm):
+        """The run record of a VM."""
+        text = (self.run_dir / vm / "running").read_text()
+        return dict(line.split(" = ", 1) for line in text.splitlines())
+
+
+def _items(value):
+    if isinstance(value, dict):
+        return value.items()
+    return value if isinstance(value, list) else [value]
+
+
+__all__ = ["Closed", "Peer", "Rig", "SEED", "SLOTS", "Audit", "alive", "children", "fds", "proc_status", "run",
+           "sealed", "tree", "until"]
