@@ -13,7 +13,7 @@
 #define LOCAL_STEPS_MAX  8 /* steps without waiting in one go; more would be a loop */
 #define BACKOFF_FIRST_MS 250
 #define BACKOFF_MAX_MS   30000
-#define KILL_SETTLE_MS   1000  /* from the hard stop's answer to asking whether it is gone */
+#define KILL_SETTLE_MS   250   /* from the hard stop's answer to asking whether it is gone */
 #define GONE_SETTLE_MS   300   /* QMP closes a moment before the process ends */
 #define END_WAIT_MS      10000 /* for the helper to tell how a VM ended */
 
@@ -239,12 +239,15 @@ static const struct remote_step remotes[STEP_COUNT] = {
 
 static void back_off(struct instance *inst)
 {
-	uint64_t in_ms = BACKOFF_FIRST_MS;
+	uint64_t in_ms = BACKOFF_FIRST_MS, now_ms = rpc_now_ms();
 
 	for (unsigned int i = 0; i < inst->failures && in_ms < BACKOFF_MAX_MS; i++)
 		in_ms *= 2;
 	inst->failures++;
-	inst->retry_ms = rpc_now_ms() + MIN_OF(in_ms, BACKOFF_MAX_MS);
+	inst->retry_ms = now_ms + MIN_OF(in_ms, BACKOFF_MAX_MS);
+	/* Trouble with a soft stop does not put off the hard one. */
+	if (inst->seen.stop_deadline_ms > now_ms)
+		inst->retry_ms = MIN_OF(inst->retry_ms, inst->seen.stop_deadline_ms);
 }
 
 static void trouble(struct instance *inst, const char *what)

@@ -475,6 +475,24 @@ static void test_hard_stop(void **state)
 	assert_int_equal(only()->run.fault, FAULT_NONE);
 }
 
+/* vmmon cannot help: the hard stop comes in its time all the same. */
+static void test_hard_stop_without_vmmon(void **state)
+{
+	uint64_t begin_ms;
+
+	(void)state;
+	bring_up();
+	w.fail_op = OP_GUEST_WATCH;
+	w.fail_status = PROTO_CONFLICT;
+	w.fail_times = 1000;
+	only()->seen.watched = false;
+	begin_ms = rpc_now_ms();
+	order(ACTION_STOP);
+	until("paused");
+	assert_true(rpc_now_ms() - begin_ms < 1500);
+	assert_int_equal(*asked(OP_VM_KILL), 1);
+}
+
 static void test_keys_come_before_running(void **state)
 {
 	(void)state;
@@ -674,6 +692,7 @@ int main(void)
 		CASE(test_life),
 		CASE(test_idle_is_idle),
 		CASE(test_hard_stop),
+		CASE(test_hard_stop_without_vmmon),
 		CASE(test_keys_come_before_running),
 		CASE(test_guest_refuses_keys),
 		CASE(test_transient_failure_is_tried_again),
