@@ -11,6 +11,7 @@
 #include <time.h>
 
 #define RECORD_MAX   3072
+#define MESSAGE_MAX  1024 /* of the text in the journal; the fields are beside it whole */
 #define VALUE_MAX    512
 #define JOURNAL_PATH "/run/systemd/journal/socket"
 
@@ -93,6 +94,30 @@ void log_open(const char *identifier, int level)
 	log_state.journal_fd = fd;
 }
 
+/* "message KEY=value KEY="two words"": what a person reads, here and there. */
+static void put_line(struct record *rec, const char *message, const struct log_field *fields,
+		     size_t n)
+{
+	char value[VALUE_MAX];
+
+	escape(value, message);
+	put_str(rec, value);
+	for (size_t i = 0; i < n; i++) {
+		const char *quote;
+
+		if (!fields[i].key)
+			continue;
+		field_value(value, &fields[i]);
+		quote = value[0] == '\0' || strpbrk(value, " =") ? "\"" : "";
+		put_str(rec, " ");
+		put_str(rec, fields[i].key);
+		put_str(rec, "=");
+		put_str(rec, quote);
+		put_str(rec, value);
+		put_str(rec, quote);
+	}
+}
+
 /* A field that does not fit is left out: the journal would take half of it for noise. */
 static void put_journal_field(struct record *rec, const char *key, const char *value)
 {
@@ -106,7 +131,7 @@ static void put_journal_field(struct record *rec, const char *key, const char *v
 
 static bool to_journal(int level, const char *message, const struct log_field *fields, size_t n)
 {
-	struct record rec = {.len = 0};
+	struct record rec = {.len = 0}, line = {.len = 0};
 	char value[VALUE_MAX];
 	const char priority[] = {(char)('0' + level), '\0'};
 
@@ -114,8 +139,9 @@ static bool to_journal(int level, const char *message, const struct log_field *f
 		return false;
 	put_journal_field(&rec, "PRIORITY", priority);
 	put_journal_field(&rec, "SYSLOG_IDENTIFIER", log_state.identifier);
-	escape(value, message);
-	put_journal_field(&rec, "MESSAGE", value);
+	put_line(&line, message, fields, n);
+	line.bytes[MIN_OF(line.len, MESSAGE_MAX - 1)] = '\0';
+	put_journal_field(&rec, "MESSAGE", line.bytes);
 	for (size_t i = 0; i < n; i++) {
 		if (!fields[i].key)
 			continue;
@@ -150,29 +176,13 @@ static void put_time(struct record *rec)
 static void to_stderr(int level, const char *message, const struct log_field *fields, size_t n)
 {
 	struct record rec = {.len = 0};
-	char value[VALUE_MAX];
 
 	put_time(&rec);
 	put_str(&rec, log_state.identifier);
 	put_str(&rec, ": ");
 	put_str(&rec, level_word(level));
 	put_str(&rec, ": ");
-	escape(value, message);
-	put_str(&rec, value);
-	for (size_t i = 0; i < n; i++) {
-		const char *quote;
-
-		if (!fields[i].key)
-			continue;
-		field_value(value, &fields[i]);
-		quote = value[0] == '\0' || strpbrk(value, " =") ? "\"" : "";
-		put_str(&rec, " ");
-		put_str(&rec, fields[i].key);
-		put_str(&rec, "=");
-		put_str(&rec, quote);
-		put_str(&rec, value);
-		put_str(&rec, quote);
-	}
+	put_line(&rec, message, fields, n);
 	if (rec.len == sizeof(rec.bytes))
 		rec.len--;
 	put_str(&rec, "\n");

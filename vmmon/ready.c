@@ -28,15 +28,15 @@ struct ready {
 	uint16_t ssh_port;
 	uint32_t pause_ms;
 	int probe_fd;
-	struct event *timer;    /* owned: the next attempt, or the end of this one */
-	struct event *readable; /* owned: the attempt */
+	struct event *timer;        /* owned: the next attempt, or the end of this one */
+	struct event *socket_event; /* owned: the attempt */
 };
 
 static void close_attempt(struct ready *r)
 {
-	if (r->readable)
-		event_free(r->readable);
-	r->readable = NULL;
+	if (r->socket_event)
+		event_free(r->socket_event);
+	r->socket_event = NULL;
 	r->probe_fd = safe_close(r->probe_fd);
 }
 
@@ -73,6 +73,31 @@ static void on_banner(evutil_socket_t fd, short what, void *arg)
 	r->fn(r->arg);
 }
 
+/* Waits for @what on the attempt's socket, and for nothing else. */
+static int attempt_wait(struct ready *r, short what, event_callback_fn fn)
+{
+	if (r->socket_event)
+		event_free(r->socket_event);
+	r->socket_event = event_new(r->base, r->probe_fd, what, fn, r);
+	return !r->socket_event || event_add(r->socket_event, NULL) < 0 ? -ENOMEM : 0;
+}
+
+/*
+ * The client's line goes out first, which RFC 4253 allows: Debian 12's passt passes nothing on from
+ * a server that speaks first until its client has spoken.
+ */
+static void on_connected(evutil_socket_t fd, short what, void *arg)
+{
+	static const char hello[] = BANNER_BEGINS "2.0-qudata_vmmon\r\n";
+	struct ready *r = arg;
+
+	(void)what;
+	if (send(fd, hello, sizeof(hello) - 1, MSG_NOSIGNAL | MSG_DONTWAIT) !=
+		    (ssize_t)sizeof(hello) - 1 ||
+	    attempt_wait(r, EV_READ | EV_PERSIST, on_banner) < 0)
+		try_later(r);
+}
+
 static int begin_attempt(struct ready *r)
 {
 	const struct sockaddr_in sin = {
@@ -87,8 +112,7 @@ static int begin_attempt(struct ready *r)
 	if (connect(r->probe_fd, (const struct sockaddr *)&sin, sizeof(sin)) < 0 &&
 	    errno != EINPROGRESS)
 		return -errno;
-	r->readable = event_new(r->base, r->probe_fd, EV_READ | EV_PERSIST, on_banner, r);
-	if (!r->readable || event_add(r->readable, NULL) < 0)
+	if (attempt_wait(r, EV_WRITE, on_connected) < 0)
 		return -ENOMEM;
 	arm(r, BANNER_WAIT_MS);
 	return 0;
