@@ -263,9 +263,11 @@ static void set_journal_stream(int skew)
 
 static int speak_to_journal(void *arg)
 {
-	static const char want[] = "PRIORITY=4\nSYSLOG_IDENTIFIER=test-log\n"
-				   "MESSAGE=request refused PEER=a\\x0aPRIORITY=0\\x0a\\x1b\n"
-				   "UID=1234\n";
+	static const char want[] =
+		"PRIORITY=4\nSYSLOG_IDENTIFIER=test-log\n"
+		"MESSAGE=request refused PEER=\"a\\x0aPRIORITY=0\\x0a\\x1b\" UID=1234\n"
+		"PEER=a\\x0aPRIORITY=0\\x0a\\x1b\n"
+		"UID=1234\n";
 	static char got[OUTPUT_MAX], text[100000];
 	int fd = fake_journal();
 	ssize_t n;
