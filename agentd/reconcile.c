@@ -167,7 +167,9 @@ static void describe_exit(const struct seen *seen, char *text, size_t size)
 	case PROTO_EXIT_UNKNOWN:
 		break;
 	}
-	(void)snprintf(text, size, "the VM ended while nobody watched it");
+	(void)snprintf(
+		text, size,
+		"the VM ended, and how is not known: vfio-helper was restarted since its start");
 }
 
 static void describe_reboot(int64_t booted_s, char *text, size_t size)

@@ -12,6 +12,7 @@
 #define ENV_NAME_MAX  256
 #define SSH_PORT      22
 #define MIB_PER_GIB   1024.0
+#define NESTING_MAX   16
 #define MEMORY_MIN    128  /* MiB; as the protocol has it */
 #define HOST_PORT_MIN 1024 /* the lower ones are the administrator's */
 
@@ -30,6 +31,27 @@ void create_request_done(struct create_request *req)
 	json_decref(TAKE_PTR(req->tenant));
 }
 
+/* No request nests deeper; a parser that recurses is not asked to. */
+static bool nesting_ok(const char *text, size_t len)
+{
+	bool in_string = false;
+	int depth = 0;
+
+	for (size_t i = 0; i < len; i++) {
+		if (in_string && text[i] == '\\')
+			i++;
+		else if (text[i] == '"')
+			in_string = !in_string;
+		else if (!in_string && (text[i] == '{' || text[i] == '['))
+			depth++;
+		else if (!in_string && (text[i] == '}' || text[i] == ']'))
+			depth--;
+		if (depth > NESTING_MAX)
+			return false;
+	}
+	return true;
+}
+
 static int load_object(const void *body, size_t len, json_t **ret_json, struct err *reterr)
 {
 	json_error_t error;
@@ -37,6 +59,9 @@ static int load_object(const void *body, size_t len, json_t **ret_json, struct e
 
 	if (len == 0)
 		return err_set(reterr, -EINVAL, "the body is empty; a JSON object is expected");
+	if (!nesting_ok(body, len))
+		return err_set(reterr, -EINVAL, "the body nests deeper than %d levels",
+			       NESTING_MAX);
 	json = json_loadb(body, len, JSON_REJECT_DUPLICATES, &error);
 	if (!json)
 		return err_set(reterr, -EINVAL,
