@@ -532,7 +532,7 @@ def killed_while_deleting(suite, daemon):
     if any(i["instance_id"] == instance and i["status"] != "destroyed" for i in suite.instances()):
         suite.delete(f"/v1/instances/{instance}").data
     suite.wait(instance, "destroyed", 120)
-    assert suite.vm_pids() == {}
+    wait_for("no process of the VM is left", lambda: not suite.vm_pids() and not suite.vm_pids("passt"), 5)
     assert not list((suite.root / "lib/helper/vms").glob(f"*{instance}*"))
 
 
