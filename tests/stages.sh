@@ -9,12 +9,13 @@ declare -A stage_about=(
 	[unit]='unit, protocol-walk, fuzz and abuse tests, plain build'
 	[asan]='the same under the address and undefined-behaviour sanitizers'
 	[analyze]='gcc -fanalyzer over every source file'
+	[abuse]='attacks on the running daemons, as root: peers, messages, images, records, exec'
 	[install]='an installation into a folder is complete'
 	[e2e]='the whole suite with a real guest: quickstart, API, kill -9, isolation'
 	[asan_e2e]='the life of an instance with sanitized daemons'
 	[systemd]='the units under a real systemd: activation, confinement, restarts'
 )
-all_stages=(style build docs unit asan analyze install e2e asan_e2e systemd)
+all_stages=(style build docs unit asan analyze abuse install e2e asan_e2e systemd)
 
 build_dir=$top/build
 asan_dir=$top/build-asan
@@ -94,6 +95,11 @@ stage_asan() {
 
 stage_analyze() {
 	check 'gcc -fanalyzer' ./tests/analyze
+}
+
+stage_abuse() {
+	check 'build' build_plain || return
+	count_lines abuse ./tests/abuse/run --build "$build_dir"
 }
 
 stage_install() {

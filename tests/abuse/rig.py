@@ -7,6 +7,7 @@ import pathlib
 import pwd
 import re
 import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -120,6 +121,7 @@ class Rig:
         os.chmod(self.images, 0o755)
         self.suite = Suite(build, self.images, "tiny", ["helper.conf:accel=tcg", *settings])
         self.peers = []
+        self.child = None
 
     def up(self, daemons=("vfio-helper",)):
         self.image("tiny")
@@ -176,6 +178,35 @@ class Rig:
         self.drop_peers()
         (self.suite.kill if kill else self.suite.stop)("vfio-helper")
         self.suite.start("vfio-helper")
+
+    def program(self):
+        return [str(self.suite.build / "vfio-helper/vfio-helper"), "--config", str(self.root / "etc/helper.conf")]
+
+    def end(self, number=signal.SIGTERM):
+        """Ends the helper and leaves it so."""
+        self.drop_peers()
+        pid = self.pid
+        os.kill(pid, number)
+        if self.child and self.child.pid == pid:
+            self.child.wait(10)
+        until("the helper has ended", lambda: not alive(pid))
+        self.helper_socket.unlink(missing_ok=True)
+
+    def begin(self, timeout=10, **popen):
+        """Starts the helper without the suite's script. False when it ends instead of serving."""
+        log = (self.root / "log/vfio-helper.log").open("ab")
+        with log:
+            self.child = subprocess.Popen(self.program(), cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                          **{"env": {"PATH": "/usr/bin:/bin", "LANG": "C"}, **popen})
+        (self.root / "vfio-helper.pid").write_text(f"{self.child.pid}\n")
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline and self.child.poll() is None:
+            with contextlib.suppress(PermissionError, Closed):  # it listens before it has read its records
+                Peer("qudata", self.helper_socket).close()
+                return True
+            time.sleep(0.005)
+        assert self.child.poll() is not None, "the helper neither serves nor ends"
+        return False
 
     def drop_peers(self):
         for p in self.peers:
@@ -246,6 +277,17 @@ class Rig:
                 "slots": self.slot_processes(), "helper": self.pid, "spawner": children(self.pid),
                 "fds": sorted(fds(self.pid).values()), "spawner fds": sorted(fds(self.spawner).values())}
 
+    def settled(self):
+        """The picture once it stands still: a connection closed just now is noticed a moment later."""
+        before = self.picture()
+        for _ in range(100):
+            time.sleep(0.005)
+            now = self.picture()
+            if now == before:
+                break
+            before = now
+        return before
+
     @contextlib.contextmanager
     def unchanged(self):
         """Files, processes and descriptors are after the block what they were before it."""
@@ -254,7 +296,7 @@ class Rig:
             return {k: (set(map(str, _items(before[k]))) ^ set(map(str, _items(after[k]))))
                     for k in before if before[k] != after[k]}
 
-        before = self.picture()
+        before = self.settled()
         yield
         deadline = time.monotonic() + 3  # a closed connection is noticed a moment later
         while differences() and time.monotonic() < deadline:
