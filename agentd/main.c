@@ -9,11 +9,11 @@
 #include "common/ipc.h"
 #include "common/log.h"
 #include "common/notify.h"
+#include "common/options.h"
 #include "common/priv.h"
 
 #include <arpa/inet.h>
 #include <fcntl.h>
-#include <getopt.h>
 #include <malloc.h>
 #include <netinet/in.h>
 #include <signal.h>
@@ -32,53 +32,9 @@
 #define DRAIN_TIME_MS 500
 
 struct start {
-	const char *config_path;
-	bool config_given;
+	struct daemon_options options;
 	int ctl_fd, tcp_fd; /* owned until the server has them */
 };
-
-static void usage(FILE *f)
-{
-	(void)fputs("usage: agentd [--config FILE] [--version] [--help]\n"
-		    "Serves the qudata-agent HTTP API; see agentd(8).\n",
-		    f);
-}
-
-/* Returns 1 when the program has nothing more to do. */
-static int parse_args(int argc, char *argv[], struct start *start)
-{
-	static const struct option options[] = {
-		{"config", required_argument, NULL, 'c'},
-		{"help", no_argument, NULL, 'h'},
-		{"version", no_argument, NULL, 'V'},
-		{NULL, 0, NULL, 0},
-	};
-	int c;
-
-	start->config_path = CONFIG_PATH;
-	while ((c = getopt_long(argc, argv, "c:hV", options, NULL)) != -1) {
-		switch (c) {
-		case 'c':
-			start->config_path = optarg;
-			start->config_given = true;
-			break;
-		case 'h':
-			usage(stdout);
-			return 1;
-		case 'V':
-			puts("agentd " QUDATA_VERSION);
-			return 1;
-		default:
-			usage(stderr);
-			return -EINVAL;
-		}
-	}
-	if (optind < argc) {
-		usage(stderr);
-		return -EINVAL;
-	}
-	return 0;
-}
 
 /* STAGE_OPEN */
 
@@ -344,13 +300,14 @@ static int run(int argc, char *argv[], struct err *reterr)
 	a.started_s = (int64_t)time(NULL);
 
 	stage_enter(STAGE_CONFIG);
-	r = parse_args(argc, argv, &start);
+	r = daemon_options_parse(argc, argv, "agentd", "Serves the suite's HTTP API", CONFIG_PATH,
+				 &start.options);
 	if (r != 0)
 		return r < 0 ? err_set(reterr, r, "wrong arguments") : 0;
-	r = config_load(start.config_path, start.config_given, &a.config, reterr);
-	if (r < 0)
+	r = config_load(start.options.config, start.options.config_given, &a.config, reterr);
+	if (r < 0 || start.options.check_only)
 		return r;
-	log_open("agentd", a.config.debug ? LOG_DEBUG : LOG_INFO);
+	log_open("agentd", a.config.debug ? LOG_DEBUG : start.options.log_level);
 
 	stage_enter(STAGE_OPEN);
 	r = open_all(&a, &start, reterr);

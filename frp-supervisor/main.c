@@ -7,11 +7,11 @@
 #include "common/ipc.h"
 #include "common/log.h"
 #include "common/notify.h"
+#include "common/options.h"
 #include "common/priv.h"
 #include "frp-supervisor.filter.h"
 #include "frp-supervisor/supervisor.h"
 
-#include <getopt.h>
 #include <grp.h>
 #include <poll.h>
 #include <pwd.h>
@@ -36,11 +36,6 @@ static const struct supervisor_config config_defaults = {
 	.agentd_user = "qudata",
 };
 
-struct options {
-	const char *config;
-	int log_level;
-};
-
 static volatile sig_atomic_t terminate;
 
 static void on_terminate(int number)
@@ -49,60 +44,16 @@ static void on_terminate(int number)
 	terminate = 1;
 }
 
-static void usage(FILE *f)
-{
-	(void)fputs("usage: frp-supervisor [--config FILE] [--debug]\n"
-		    "       frp-supervisor --help | --version\n",
-		    f);
-}
-
-/* Returns 0, or 1 when the program has nothing more to do, or -EINVAL. */
-static int parse_options(int argc, char *argv[], struct options *ret_options)
-{
-	static const struct option table[] = {
-		{"config", required_argument, NULL, 'c'},
-		{"debug", no_argument, NULL, 'd'},
-		{"help", no_argument, NULL, 'h'},
-		{"version", no_argument, NULL, 'V'},
-		{0},
-	};
-	int c;
-
-	*ret_options = (struct options){.log_level = LOG_INFO};
-	while ((c = getopt_long(argc, argv, "", table, NULL)) != -1) {
-		switch (c) {
-		case 'c':
-			ret_options->config = optarg;
-			break;
-		case 'd':
-			ret_options->log_level = LOG_DEBUG;
-			break;
-		case 'h':
-			usage(stdout);
-			return 1;
-		case 'V':
-			(void)puts("frp-supervisor " QUDATA_VERSION);
-			return 1;
-		default:
-			usage(stderr);
-			return -EINVAL;
-		}
-	}
-	if (optind == argc)
-		return 0;
-	usage(stderr);
-	return -EINVAL;
-}
-
 /* The default file may be missing; one that was named must be there. */
-static int load_config(struct supervisor *s, const char *path, struct err *reterr)
+static int load_config(struct supervisor *s, const struct daemon_options *options,
+		       struct err *reterr)
 {
 	int r;
 
 	s->config = config_defaults;
-	r = conf_load(path ? path : DEFAULT_CONFIG, config_keys, ARRAY_LEN(config_keys), false,
-		      &s->config, reterr);
-	return r == -ENOENT && !path ? 0 : r;
+	r = conf_load(options->config, config_keys, ARRAY_LEN(config_keys), false, &s->config,
+		      reterr);
+	return r == -ENOENT && !options->config_given ? 0 : r;
 }
 
 static int watch_peer(void *ctx, struct peer *peer, bool on)
@@ -200,14 +151,14 @@ static int serve(struct supervisor *s, const sigset_t *waiting, struct err *rete
 	return 0;
 }
 
-static int run(struct supervisor *s, const struct options *options, struct err *reterr)
+static int run(struct supervisor *s, const struct daemon_options *options, struct err *reterr)
 {
 	sigset_t waiting;
 	int r;
 
 	stage_enter(STAGE_CONFIG);
-	r = load_config(s, options->config, reterr);
-	if (r < 0)
+	r = load_config(s, options, reterr);
+	if (r < 0 || options->check_only)
 		return r;
 	stage_enter(STAGE_OPEN);
 	log_open("frp-supervisor", options->log_level);
@@ -238,12 +189,14 @@ static int run(struct supervisor *s, const struct options *options, struct err *
 int main(int argc, char *argv[])
 {
 	static struct supervisor s = {.listen_fd = -EBADF};
-	struct options options;
+	struct daemon_options options;
 	struct err err = {0};
 	int r = priv_sane_start(argc, &err);
 
 	if (r == 0) {
-		r = parse_options(argc, argv, &options);
+		r = daemon_options_parse(argc, argv, "frp-supervisor",
+					 "Holds the place of the tunnels' supervisor",
+					 DEFAULT_CONFIG, &options);
 		if (r != 0)
 			return r < 0 ? 2 : 0;
 		for (size_t i = 0; i < SERVER_MAX_PEERS; i++)

@@ -7,12 +7,12 @@
 #include "common/ipc.h"
 #include "common/log.h"
 #include "common/notify.h"
+#include "common/options.h"
 #include "common/priv.h"
 #include "vmmon.filter.h"
 #include "vmmon/vmmon.h"
 
 #include <fcntl.h>
-#include <getopt.h>
 #include <grp.h>
 #include <malloc.h>
 #include <pwd.h>
@@ -46,69 +46,15 @@ static const struct vmmon_config config_defaults = {
 	.run_dir = "/run/qudata-mon",
 };
 
-struct options {
-	const char *config;
-	int log_level;
-};
-
-static void usage(FILE *f)
-{
-	(void)fputs("usage: vmmon [--config FILE] [--debug]\n"
-		    "       vmmon --help | --version\n",
-		    f);
-}
-
-/* Returns 0, or 1 when the program has nothing more to do, or -EINVAL. */
-static int parse_options(int argc, char *argv[], struct options *ret_options)
-{
-	static const struct option table[] = {
-		{"config", required_argument, NULL, 'c'},
-		{"debug", no_argument, NULL, 'd'},
-		{"help", no_argument, NULL, 'h'},
-		{"version", no_argument, NULL, 'V'},
-		{0},
-	};
-	int c;
-
-	*ret_options = (struct options){.log_level = LOG_INFO};
-	while ((c = getopt_long(argc, argv, "", table, NULL)) != -1) {
-		switch (c) {
-		case 'c':
-			ret_options->config = optarg;
-			break;
-		case 'd':
-			ret_options->log_level = LOG_DEBUG;
-			break;
-		case 'h':
-			usage(stdout);
-			return 1;
-		case 'V':
-			(void)puts("vmmon " QUDATA_VERSION);
-			return 1;
-		default:
-			usage(stderr);
-			return -EINVAL;
-		}
-	}
-	if (optind == argc)
-		return 0;
-	usage(stderr);
-	return -EINVAL;
-}
-
 /* The default file may be missing; one that was named must be there. */
-static int load_config(struct vmmon *m, const char *path, struct err *reterr)
+static int load_config(struct vmmon *m, const struct daemon_options *options, struct err *reterr)
 {
 	int r;
 
-	if (geteuid() == 0)
-		return err_set(reterr, -EPERM,
-			       "refusing to run as root: start it as its own user (the unit file "
-			       "does, `setpriv --reuid` does)");
 	m->config = config_defaults;
-	r = conf_load(path ? path : DEFAULT_CONFIG, config_keys, ARRAY_LEN(config_keys), false,
-		      &m->config, reterr);
-	return r == -ENOENT && !path ? 0 : r;
+	r = conf_load(options->config, config_keys, ARRAY_LEN(config_keys), false, &m->config,
+		      reterr);
+	return r == -ENOENT && !options->config_given ? 0 : r;
 }
 
 static int open_run_dir(struct vmmon *m, struct err *reterr)
@@ -278,15 +224,19 @@ static void close_all(struct vmmon *m)
 	(void)safe_close(m->listen_fd);
 }
 
-static int run(const struct options *options, struct err *reterr)
+static int run(const struct daemon_options *options, struct err *reterr)
 {
 	struct vmmon *m = &vmmon;
 	int r;
 
 	stage_enter(STAGE_CONFIG);
-	r = load_config(m, options->config, reterr);
-	if (r < 0)
+	r = load_config(m, options, reterr);
+	if (r < 0 || options->check_only)
 		return r;
+	if (geteuid() == 0) /* before it makes files that its own user could not open */
+		return err_set(reterr, -EPERM,
+			       "refusing to run as root: start it as its own user (the unit file "
+			       "does, `setpriv --reuid` does)");
 	stage_enter(STAGE_OPEN);
 	log_open("vmmon", options->log_level);
 	notify_open();
@@ -312,12 +262,14 @@ static int run(const struct options *options, struct err *reterr)
 
 int main(int argc, char *argv[])
 {
-	struct options options;
+	struct daemon_options options;
 	struct err err = {0};
 	int r = priv_sane_start(argc, &err);
 
 	if (r == 0) {
-		r = parse_options(argc, argv, &options);
+		r = daemon_options_parse(argc, argv, "vmmon",
+					 "Follows the VMs: QMP, console, keys over SSH",
+					 DEFAULT_CONFIG, &options);
 		if (r != 0)
 			return r < 0 ? 2 : 0;
 		vmmon.keys = KEYS_INIT;
