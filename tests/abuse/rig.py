@@ -247,7 +247,8 @@ class Rig:
     def stop(self, peer, vm):
         d = peer.call("VM_DESCRIBE", vm=vm)
         if d["state"] == 4:
-            peer.call("VM_KILL", vm=vm, generation=d["generation"])
+            killed = peer.refused("VM_KILL", vm=vm, generation=d["generation"])
+            assert killed in ("OK", "ALREADY"), killed  # it may have ended by itself
         until(f"{vm} has ended", lambda: peer.call("VM_DESCRIBE", vm=vm)["state"] in (0, 1, 2))
 
     def forget(self, peer, *vms):

@@ -97,6 +97,32 @@ def pids_of_others(rig):
         victim.end()
 
 
+def run_directories_cleaned_away(rig):
+    """
+    The run directory of a VM vanishes (a cleaner of old files, a hand) while the helper is down: its processes
+    do not run on beside another VM of the same user, who could read their memory and disk.
+    """
+    victim = Victim(rig)
+    try:
+        rig.end()
+        shutil.rmtree(victim.record.parent)
+        assert rig.begin()
+        p = rig.peer()
+        assert p.call("VM_DESCRIBE", vm="vm")["state"] == 2
+        assert p.refused("VM_START", vm="vm", cpus=1, memory_mib=128) in ("OK", "FAILED", "BUSY")
+        rig.forget(p, "vm")
+        with contextlib.suppress(Refused):
+            rig.start(p, "next")
+        slots = {}
+        for pid, name in rig.slot_processes().items():
+            if name.startswith("qemu"):
+                slots.setdefault(proc_status(pid)["Uid"].split()[0], []).append(pid)
+        assert all(len(pids) == 1 for pids in slots.values()), f"two VMs run as one user: {slots}"
+    finally:
+        rig.forget_all()
+        victim.end()
+
+
 def mutate(data, at):
     out = bytearray(data)
     out[at] = out[at] ^ 1 if chr(out[at]).isdigit() else (out[at] + 1) % 128
@@ -399,7 +425,7 @@ def two_helpers(rig):
 
 
 def run_cases(report, rig):
-    for case in (pids_of_others, every_byte_of_the_run_record, every_byte_of_the_vm_record,
+    for case in (pids_of_others, run_directories_cleaned_away, every_byte_of_the_run_record, every_byte_of_the_vm_record,
                  one_damaged_record_stops_one_vm, planted_entries, tampered_audit_logs, full_disk, malformed_policies,
                  policies_of_others, places_of_others, two_helpers):
         report.run(f"state/{case.__name__}", case, rig)
