@@ -30,21 +30,30 @@ def outcome(path, user, data, rights=(), hello=True):
 
 
 # ---- 11: who ------------------------------------------------------------------------------------------------
+def turned_away(rig, user, path):
+    """No connection at all, or one that ends without a byte."""
+    try:
+        s = connect_as(user, str(path))
+    except PermissionError:
+        return "not connected"
+    with contextlib.closing(s), contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        s.send(message(OPS["HELPER_HELLO"]))
+        assert s.recv(100) == b"", f"{user} was answered on {path}"
+    assert alive(rig.pid)
+    return "disconnected"
+
+
 def strangers_are_turned_away(rig):
-    """Every uid but the two that have a role: no connection, or one that ends unread."""
-    for user in ("nobody", "qudata-vm0", "qudata-vm3"):
+    """Every uid but the two that have a role, whatever the mode of the socket."""
+    for user in ("nobody", "qudata-vm0", "qudata-vm3", "qudata-frp"):
         with rig.unchanged(), rig.audit.expect("peer-refused", count=0):
-            said = as_user(user, lambda: socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET).connect(
-                str(rig.helper_socket)))
-            assert said.startswith("!PermissionError"), (user, said)
-    for user in ("qudata-frp", "root"):
+            assert turned_away(rig, user, rig.helper_socket) == "not connected", user
+    mode = rig.helper_socket.stat().st_mode & 0o777
+    os.chmod(rig.helper_socket, 0o777)
+    for user in ("root", "nobody", "qudata-vm0", "qudata-vm3", "qudata-frp"):
         with rig.unchanged(), rig.audit.expect("peer-refused", WHY="unknown uid", PEER_UID="."):
-            s = connect_as(user, str(rig.helper_socket))
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                s.send(message(OPS["HELPER_HELLO"]))
-            with contextlib.suppress(ConnectionResetError):
-                assert s.recv(100) == b"", f"{user} was answered"
-            s.close()
+            assert turned_away(rig, user, rig.helper_socket) == "disconnected", user
+    os.chmod(rig.helper_socket, mode)
     rig.alive()
 
 
@@ -65,12 +74,8 @@ def vmmon_serves_agentd_only(rig):
     for op in OPS.values():
         if op.receiver != "VMMON" or op.is_event:
             assert outcome(path, "qudata", message(op), [SEED] * op.req_fds) == "closed", op.name
-    for user in ("qudata-frp", "root"):
-        s = connect_as(user, str(path))
-        assert s.recv(100) == b"", user
-    for user in ("nobody", "qudata-vm0"):
-        said = as_user(user, lambda: socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET).connect(str(path)))
-        assert said.startswith("!PermissionError"), (user, said)
+    for user in ("root", "qudata-frp", "nobody", "qudata-vm0"):
+        turned_away(rig, user, path)
     assert Peer("qudata", path).call("GUEST_UNWATCH", vm="no-such") == {"reserved": 0}
 
 
@@ -112,7 +117,7 @@ def abstract_and_stolen_names(rig):
         except ConnectionRefusedError:
             pass
     for user in ("qudata", "qudata-mon", "qudata-frp", "qudata-vm0", "nobody"):
-        for act in (lambda: os.unlink(path), lambda: os.rename(path, path + "2"), lambda: os.chmod(path, 0o777),
+        for act in (lambda: os.unlink(path), lambda: os.rename(path, path + "2"), lambda: os.chown(path, 0, 0),
                     lambda: os.symlink("/dev/null", path + ".new"), lambda: os.link(path, path + ".hard"),
                     lambda: socket.socket(socket.AF_UNIX).bind(path + ".mine")):
             with rig.unchanged():
@@ -245,7 +250,16 @@ def connection_flood(rig):
         answers_in_time(mon)
         for s in held:
             s.close()
+    assert_recorded(rig, "too many connections")
     rig.alive()
+
+
+def assert_recorded(rig, why):
+    """Since the helper's last start."""
+    records = rig.audit.records()
+    start = max(r.seq for r in records if r.event == "helper-start")
+    found = [r for r in records[start:] if r.event == "peer-refused" and r.fields["WHY"] == why]
+    assert found, f"no record of `{why}`"
 
 
 def descriptor_flood(rig):
@@ -264,6 +278,7 @@ def descriptor_flood(rig):
             assert outcome(rig.helper_socket, user, message(ops[user]), rights) == "closed", (user, amount)
             if n % 20 == 0:
                 answers_in_time(mon)
+    assert_recorded(rig, "malformed message")
     with rig.unchanged():
         for fd in kinds:
             got = outcome(rig.helper_socket, "qudata-mon", message(OPS["VM_SEED"]), [fd])
@@ -336,6 +351,7 @@ def readers_that_never_read(rig):
                     p.send("VM_LIST")
             answers_in_time(mon)
             p.close()
+    assert_recorded(rig, "does not read its answers")
     rig.alive()
 
 
@@ -386,5 +402,6 @@ def run_cases(report, rig):
     for case in (sizes_and_headers, field_ranges, mutations, refusals_do_not_fill_the_log, connection_flood,
                  descriptor_flood, readers_that_never_read, flooders_do_not_starve_others, half_open_clients,
                  closing_that_blocks):
+        rig.restart()  # with a full allowance of records, and none of the case before
         report.run(f"messages/{case.__name__}", case, rig)
         rig.drop_peers()

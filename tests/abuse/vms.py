@@ -413,7 +413,7 @@ def racer(rig, seconds):
     tops = [str(rig.state), str(rig.run_dir), str(rig.state / "vms"), str(rig.images), str(rig.images / "tiny"),
             str(rig.root / "run"), str(rig.run_dir / "race"), str(rig.state / "vms/race")]
     names = ("race", "disk.qcow2", "seed.img", "vm.conf", "running", "qmp.sock", "audit.log", ".running.new",
-             "disk.img", "helper.sock")
+             "disk.img")
     done, tries, deadline = [], 0, time.monotonic() + seconds
     while time.monotonic() < deadline and not done:
         for top in tops:

@@ -4,7 +4,6 @@ import array
 import ast
 import contextlib
 import fcntl
-import grp
 import os
 import pathlib
 import pwd
@@ -128,10 +127,9 @@ def message(op, body=None, *, number=None, kind=REQUEST, status=0, request_id=1,
 
 # ---- becoming somebody else ------------------------------------------------------------------------------
 def ids(user):
-    """uid, gid and the groups that packaging gives the user."""
+    """uid, gid and groups of a user: its own one, no other."""
     pw = pwd.getpwnam(user)
-    extra = [grp.getgrnam("qudata").gr_gid] if user in ("qudata-mon", "qudata-frp") else []
-    return pw.pw_uid, pw.pw_gid, [pw.pw_gid] + extra
+    return pw.pw_uid, pw.pw_gid, [pw.pw_gid]
 
 
 def become(user):
