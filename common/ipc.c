@@ -39,6 +39,18 @@ static int remove_stale(const char *path, int type, struct err *reterr)
 	return 0;
 }
 
+/* In a set-group-ID directory the group is right already, and no membership is needed to set it. */
+static int set_group(const char *path, gid_t gid)
+{
+	struct stat st;
+
+	if (gid == IPC_KEEP_GID)
+		return 0;
+	if (lstat(path, &st) == 0 && st.st_gid == gid)
+		return 0;
+	return chown(path, (uid_t)-1, gid) < 0 ? -errno : 0;
+}
+
 int ipc_listen(const char *path, int type, mode_t mode, gid_t gid, struct err *reterr)
 {
 	_cleanup_close_ int fd = -EBADF;
@@ -61,8 +73,9 @@ int ipc_listen(const char *path, int type, mode_t mode, gid_t gid, struct err *r
 	(void)umask(mask);
 	if (r < 0)
 		return err_errno(reterr, r, "cannot bind %s", path);
-	if (gid != IPC_KEEP_GID && chown(path, (uid_t)-1, gid) < 0)
-		return err_errno(reterr, -errno, "cannot give %s to group %u", path, gid);
+	r = set_group(path, gid);
+	if (r < 0)
+		return err_errno(reterr, r, "cannot give %s to group %u", path, gid);
 	if (chmod(path, mode) < 0)
 		return err_errno(reterr, -errno, "cannot set the mode of %s", path);
 	if (listen(fd, BACKLOG) < 0)

@@ -124,10 +124,16 @@ int helper_open(struct helper *h, struct err *reterr)
 		r = cgroup_open(&h->config, &h->cgroup_fd, reterr);
 	if (r < 0)
 		return r;
+	if (h->listen_fd >= 0)
+		return 0;
+	h->listen_fd = ipc_listen(h->config.socket, SOCK_SEQPACKET, 0660, IPC_KEEP_GID, reterr);
 	if (h->listen_fd < 0)
-		h->listen_fd = ipc_listen(h->config.socket, SOCK_SEQPACKET, 0660,
-					  h->accounts.agentd.gid, reterr);
-	return h->listen_fd < 0 ? h->listen_fd : 0;
+		return h->listen_fd;
+	/* Its two peers, and nobody else, by their own ids: neither has to be in a group of the
+	 * other. */
+	if (chown(h->config.socket, h->accounts.agentd.uid, h->accounts.vmmon.gid) < 0)
+		return err_errno(reterr, -errno, "cannot give %s to its peers", h->config.socket);
+	return 0;
 }
 
 static void on_listen(struct helper *h, void *arg)

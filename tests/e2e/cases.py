@@ -294,9 +294,12 @@ def other_users_cannot_reach_the_vm(s):
         assert path.exists()
         code = f"import socket;s=socket.socket(socket.AF_UNIX);s.connect({str(path)!r})"
         for user in ("qudata", "qudata-frp", "qudata-vm1"):
-            tried = subprocess.run(["setpriv", "--reuid", user, "--regid", user, "--clear-groups", "python3", "-c", code],
+            tried = subprocess.run(["setpriv", "--reuid", user, "--regid", user, "--clear-groups", "/usr/bin/python3", "-c", code],
                                    capture_output=True, text=True, check=False)
-            assert "PermissionError" in tried.stderr, (user, path, tried.stderr)
+            assert tried.stderr.strip().endswith("Permission denied"), (user, path, tried.stderr)
+        allowed = subprocess.run(["setpriv", "--reuid", "qudata-mon", "--regid", "qudata-mon", "--clear-groups", "/usr/bin/python3",
+                                  "-c", code], capture_output=True, text=True, check=False)
+        assert allowed.returncode == 0, f"vmmon's user is let in, so the refusals mean something: {allowed.stderr}"
     for user in ("qudata", "qudata-mon", "qudata-vm0"):
         for path in ("lib/helper", "lib/helper/vms", "lib/helper/audit.log"):
             tried = subprocess.run(["setpriv", "--reuid", user, "--regid", user, "--clear-groups", "ls", "-l",
@@ -359,6 +362,78 @@ echo probed
 """
 
 
+# Runs in a network namespace of its own, as the uid of its argument: who hears what this uid sends?
+HEARD = r"""
+import os, socket, sys
+targets = ["127.0.0.1", "127.8.8.8", "10.77.0.5", "10.77.0.255", "255.255.255.255", "224.0.0.251", "::1", "fd77::5", "ff02::1:3%veth0"]
+listeners = []
+for family, kind in ((socket.AF_INET6, socket.SOCK_DGRAM), (socket.AF_INET6, socket.SOCK_STREAM)):
+    s = socket.socket(family, kind)
+    s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    s.bind(("::", 7777))
+    if kind == socket.SOCK_STREAM:
+        s.listen(20)
+    else:
+        s.setblocking(False)
+    listeners.append(s)
+udp, tcp = listeners
+index = socket.if_nametoindex("veth0")
+udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, socket.inet_pton(socket.AF_INET6, "ff02::1:3") + index.to_bytes(4, "little"))
+m4 = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+m4.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+m4.bind(("224.0.0.251", 7777))
+m4.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton("224.0.0.251") + socket.inet_aton("10.77.0.5"))
+m4.setblocking(False)
+resolved = [(t, *socket.getaddrinfo(t, 7777, socket.AF_INET6 if ":" in t else socket.AF_INET, socket.SOCK_DGRAM)[0]) for t in targets]
+os.setresuid(*[int(sys.argv[1])] * 3)
+heard = []
+for t, family, _, _, _, address in resolved:
+    s = socket.socket(family, socket.SOCK_DGRAM)
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+    try:
+        s.sendto(b"x", address)
+    except OSError:
+        pass
+    for listener in (udp, m4):
+        try:
+            listener.recv(10)
+            heard.append("udp " + t)
+        except OSError:
+            pass
+    if t in ("127.0.0.1", "127.8.8.8", "10.77.0.5", "::1", "fd77::5"):
+        s = socket.socket(family, socket.SOCK_STREAM)
+        s.settimeout(1)
+        try:
+            s.connect((t, 7777))
+            heard.append("tcp " + t)
+        except OSError:
+            pass
+print("heard:", *heard, sep=";")
+"""
+
+
+def firewall_covers_every_address(s):
+    """Loopback, own addresses, broadcasts and multicasts: a slot's uid reaches none, another uid all."""
+    rules = subprocess.run(["nft", "list", "table", "inet", "qudata"], capture_output=True, text=True, check=True).stdout
+    script = s.scratch / "heard.py"
+    script.write_text(HEARD)
+    (s.scratch / "rules.nft").write_text(rules)
+    setup = ("ip link set lo up && ip link add veth0 type veth peer name veth1 && ip link set veth1 up && ip link set veth0 up && "
+             "ip addr add 10.77.0.5/24 brd + dev veth0 && ip -6 addr add fd77::5/64 dev veth0 nodad && "
+             "ip route add default via 10.77.0.1 && nft -f \"$1\" && sleep 2 && python3 \"$2\" \"$3\"")
+
+    def heard(uid):
+        return subprocess.run(["unshare", "--net", "sh", "-c", setup, "sh", s.scratch / "rules.nft", script, str(uid)],
+                              capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+
+    slot = subprocess.run(["id", "-u", "qudata-vm0"], capture_output=True, text=True, check=True).stdout.strip()
+    other = heard(65534)
+    for word in ("tcp 127.0.0.1", "udp 10.77.0.255", "udp 255.255.255.255", "udp 224.0.0.251", "udp ff02::1:3%veth0"):
+        assert word in other, f"the listeners hear too little for the test to mean anything: {other}"
+    assert heard(slot) == "heard:", heard(slot)
+
+
 def probe_from_guest(s, instance):
     script = GUEST_PROBE.replace("@PORT@", str(s.http_port)).replace("@ADDRESSES@", " ".join(host_addresses()))
     done = s.ssh(instance, script, timeout=120)
@@ -395,7 +470,7 @@ def boundary(report, suite):
     if not report.run("boundary/guest_runs", suite.wait, instance, "running"):
         return
     for case in (four_users, daemons_are_confined, qemu_is_confined, other_users_cannot_reach_the_vm,
-                 no_secret_is_visible, audit_chain_holds):
+                 no_secret_is_visible, audit_chain_holds, firewall_covers_every_address):
         report.run(f"boundary/{case.__name__}", case, suite)
     for case in (guest_cannot_reach_the_host, the_probe_can_fail):
         report.run(f"boundary/{case.__name__}", case, suite, instance)
