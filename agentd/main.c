@@ -162,7 +162,6 @@ static int open_events(struct agentd *a, struct err *reterr)
 		if (!a->on_term[i] || event_add(a->on_term[i], NULL) < 0)
 			return err_set(reterr, -ENOMEM, "cannot watch signals");
 	}
-	(void)signal(SIGPIPE, SIG_IGN);
 	return 0;
 }
 

@@ -9,14 +9,38 @@
 #include <limits.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 
-#define SEALS_ALL (F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE)
+#define FOREIGN_CLOSE_MS 20
+#define SEALS_ALL        (F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE)
+
+/* From now on no close waits longer than that; 0: as long as it likes. */
+static void close_within_ms(long ms)
+{
+	const struct itimerval timer = {.it_value = {.tv_usec = ms * 1000}};
+
+	(void)setitimer(ITIMER_REAL, &timer, NULL);
+}
 
 void fdlist_done(struct fdlist *list)
 {
+	if (list->n == 0)
+		return;
+	close_within_ms(FOREIGN_CLOSE_MS);
 	for (size_t i = 0; i < list->n; i++)
 		(void)safe_close(list->fds[i]);
+	close_within_ms(0);
 	list->n = 0;
+}
+
+int fd_close_foreign(int fd)
+{
+	if (fd < 0)
+		return -EBADF;
+	close_within_ms(FOREIGN_CLOSE_MS);
+	(void)safe_close(fd);
+	close_within_ms(0);
+	return -EBADF;
 }
 
 int fdlist_add(struct fdlist *list, int fd)

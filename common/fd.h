@@ -8,7 +8,8 @@
 
 #include <sys/types.h>
 
-#define FDLIST_MAX 16
+#define FDLIST_MAX 253 /* SCM_MAX_FD: as many as one message can carry, so the kernel drops none   \
+			*/
 
 /* Owns every descriptor in it. */
 struct fdlist {
@@ -16,7 +17,7 @@ struct fdlist {
 	size_t n;
 };
 
-/* Closes what is left in the list. */
+/* Closes what is left in the list, as fd_close_foreign() does. */
 void fdlist_done(struct fdlist *list);
 
 /* Adds @fd, which then belongs to the list; closes it and returns -E2BIG when the list is full. */
@@ -24,6 +25,13 @@ int fdlist_add(struct fdlist *list, int fd);
 
 /* Takes the first descriptor out of the list, -EBADF when there is none. */
 int fdlist_take(struct fdlist *list);
+
+/*
+ * Closes a descriptor that a peer sent, or a connection in whose queue such descriptors may wait.
+ * The last close of a socket with SO_LINGER blocks for as long as its maker chose, unless a signal
+ * is pending: so one is, after 20 ms. Needs priv_sane_start()'s handler of SIGALRM. Returns -EBADF.
+ */
+int fd_close_foreign(int fd);
 
 /* Writes all @len bytes, or returns a negative errno. Restarts after signals, not after EAGAIN. */
 int fd_write_all(int fd, const void *data, size_t len);

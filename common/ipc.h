@@ -40,13 +40,14 @@ int ipc_peer_cred(int fd, struct ucred *ret_cred);
  */
 ssize_t ipc_recv(int fd, void *buf, size_t size, struct fdlist *fds);
 
-/* The same with room for @max_fds (at most FDLIST_MAX) descriptors: between halves of one daemon. */
+/* The same with room for @max_fds (at most FDLIST_MAX) descriptors: between halves of one daemon.
+ */
 ssize_t ipc_recv_fds(int fd, void *buf, size_t size, struct fdlist *fds, size_t max_fds);
 
 /*
  * Sends one datagram without blocking: @header, @header->len bytes of @body, @n_fds descriptors
- * (at most FDLIST_MAX; they stay the caller's). Returns 0, -EAGAIN when the peer does not read, or another negative
- * errno.
+ * (at most FDLIST_MAX; they stay the caller's). Returns 0, -EAGAIN when the peer does not read, or
+ * another negative errno.
  */
 int ipc_send(int fd, const struct proto_header *header, const void *body, const int *fds,
 	     size_t n_fds);

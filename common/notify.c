@@ -13,6 +13,7 @@
 #define LISTEN_FDS_LIMIT 32
 
 static int notify_fd = -EBADF;
+static uint32_t passed; /* bit per passed descriptor that nobody has taken yet */
 
 void notify_open(void)
 {
@@ -109,6 +110,13 @@ unsigned int notify_listen_count(void)
 	return (unsigned int)n;
 }
 
+void notify_listen_begin(void)
+{
+	for (unsigned int i = 0; i < notify_listen_count(); i++)
+		if (fcntl(LISTEN_FDS_START + (int)i, F_GETFD) >= 0)
+			passed |= 1u << i;
+}
+
 int notify_listen_fd(const char *name, int type)
 {
 	const char *names = getenv("LISTEN_FDNAMES");
@@ -117,7 +125,7 @@ int notify_listen_fd(const char *name, int type)
 	if (!names)
 		return -ENOENT;
 	index = find_name(names, name);
-	if (index < 0 || (unsigned int)index >= notify_listen_count())
+	if (index < 0 || index >= LISTEN_FDS_LIMIT || !(passed & 1u << index))
 		return -ENOENT;
 	fd = LISTEN_FDS_START + index;
 	if (!is_listening(fd, type))
@@ -126,11 +134,16 @@ int notify_listen_fd(const char *name, int type)
 	if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0 ||
 	    fcntl(fd, F_SETFD, FD_CLOEXEC) < 0)
 		return -errno;
+	passed &= ~(1u << index);
 	return fd;
 }
 
 void notify_listen_done(void)
 {
+	for (int i = 0; i < LISTEN_FDS_LIMIT; i++)
+		if (passed & 1u << i)
+			(void)close(LISTEN_FDS_START + i);
+	passed = 0;
 	(void)unsetenv("LISTEN_PID");
 	(void)unsetenv("LISTEN_FDS");
 	(void)unsetenv("LISTEN_FDNAMES");

@@ -31,5 +31,9 @@ unsigned int notify_listen_count(void);
  */
 int notify_listen_fd(const char *name, int type);
 
-/* Forgets the variables after the last notify_listen_fd(), so that no child inherits them. */
+/* Takes note of which passed descriptors are really there, before others are opened. */
+void notify_listen_begin(void);
+
+/* Closes what was passed and not taken, and forgets the variables after the last
+ * notify_listen_fd(), so that no child inherits them. */
 void notify_listen_done(void);

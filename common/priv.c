@@ -10,6 +10,7 @@
 #include <cap-ng.h>
 #include <fcntl.h>
 #include <linux/seccomp.h>
+#include <signal.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -34,6 +35,29 @@ void stage_assert_running(void)
 	}
 }
 
+static void on_alarm(int number)
+{
+	(void)number; /* its arrival is what ends a wait: fd_close_foreign() */
+}
+
+/* Whatever was blocked or ignored by who started us, is not; a reader that goes away is no reason
+ * to die. */
+static int sane_signals(struct err *reterr)
+{
+	const struct sigaction alarm_action = {.sa_handler = on_alarm};
+	struct sigaction old;
+	sigset_t none;
+
+	for (int number = 1; number < NSIG; number++)
+		if (sigaction(number, NULL, &old) == 0 && old.sa_handler == SIG_IGN)
+			(void)signal(number, SIG_DFL);
+	(void)sigemptyset(&none);
+	if (sigprocmask(SIG_SETMASK, &none, NULL) < 0 || signal(SIGPIPE, SIG_IGN) == SIG_ERR ||
+	    sigaction(SIGALRM, &alarm_action, NULL) < 0)
+		return err_errno(reterr, -errno, "cannot set up signals");
+	return 0;
+}
+
 int priv_sane_start(int argc, struct err *reterr)
 {
 	int fd;
@@ -48,7 +72,8 @@ int priv_sane_start(int argc, struct err *reterr)
 	(void)close(fd);
 	if (close_range(3 + notify_listen_count(), ~0U, 0) < 0)
 		return err_errno(reterr, -errno, "cannot close inherited descriptors");
-	return 0;
+	notify_listen_begin();
+	return sane_signals(reterr);
 }
 
 static int apply_caps(uint64_t keep, struct err *reterr)

@@ -27,7 +27,8 @@ void stage_assert_running(void);
 
 /*
  * Makes sure that descriptors 0 to 2 are open, closes every inherited descriptor but those and the
- * sockets that the service manager passed, and checks that there is a program name. Call it first.
+ * sockets that the service manager passed, unblocks and resets signals (SIGPIPE is ignored from
+ * then on, SIGALRM only interrupts), and checks that there is a program name. Call it first.
  */
 int priv_sane_start(int argc, struct err *reterr);
 

@@ -63,7 +63,7 @@ void rpc_close(struct rpc *rpc)
 
 	if (rpc->fd < 0)
 		return;
-	rpc->fd = safe_close(rpc->fd);
+	rpc->fd = fd_close_foreign(rpc->fd);
 	rpc->closing = true;
 	for (size_t i = 0; i < RPC_MAX_PENDING; i++)
 		if (rpc->pending[i].request_id != 0)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Build tool: turns a readable allow-list into a seccomp filter as a C array.
- *   seccomp-gen MODE INCLUDE-DIR LIST.allow OUTPUT.h      MODE is kill, log or off
+ *   seccomp-gen MODE INCLUDE-DIR LIST.allow OUTPUT.h [DEPFILE]      MODE is kill, log or off
  * Listed calls are allowed; calls that the build knows and the list does not name kill the process
  * (or are logged); a listed call whose condition does not hold, and calls newer than the build get
  * ENOSYS, so that libc falls back. Trust: runs at build time; reads files of this tree.
@@ -17,6 +17,7 @@ struct generator {
 	scmp_filter_ctx ctx;
 	bool listed[LAST_SYSCALL];
 	const char *dir;
+	FILE *deps; /* for ninja: every list that was read; NULL: not wanted */
 };
 
 _noreturn_ static void fail(const char *file, unsigned int line, const char *what,
@@ -104,6 +105,8 @@ static void read_list(struct generator *g, const char *path)
 
 	if (!f)
 		fail(path, 0, "cannot read", strerror(errno));
+	if (g->deps)
+		(void)fprintf(g->deps, " %s", path);
 	for (unsigned int line = 1; fgets(text, sizeof(text), f); line++) {
 		if (!strchr(text, '\n') && !feof(f))
 			fail(path, line, "the line is too long", text);
@@ -176,10 +179,12 @@ static void identifier(char out[static 128], const char *path)
 	out[n] = '\0';
 }
 
-static void generate(bool log, const char *dir, const char *list, const char *id, FILE *f)
+static void generate(bool log, const char *dir, const char *list, const char *id, FILE *f,
+		     FILE *deps)
 {
 	struct generator g = {
 		.dir = dir,
+		.deps = deps,
 		.ctx = seccomp_init(log ? SCMP_ACT_LOG : SCMP_ACT_ERRNO(ENOSYS)),
 	};
 
@@ -196,22 +201,29 @@ static void generate(bool log, const char *dir, const char *list, const char *id
 
 int main(int argc, char *argv[])
 {
-	_cleanup_fclose_ FILE *f = NULL;
+	_cleanup_fclose_ FILE *f = NULL, *deps = NULL;
 	char id[128];
 
-	if (argc != 5 ||
+	if (argc < 5 || argc > 6 ||
 	    (!STR_EQ(argv[1], "kill") && !STR_EQ(argv[1], "log") && !STR_EQ(argv[1], "off"))) {
-		(void)fputs("usage: seccomp-gen kill|log|off INCLUDE-DIR LIST.allow OUTPUT.h\n",
+		(void)fputs("usage: seccomp-gen kill|log|off INCLUDE-DIR LIST.allow OUTPUT.h "
+			    "[DEPFILE]\n",
 			    stderr);
 		return 2;
 	}
 	f = fopen(argv[4], "we");
 	if (!f)
 		fail(argv[4], 0, "cannot write", strerror(errno));
+	if (argc == 6) {
+		deps = fopen(argv[5], "we");
+		if (!deps)
+			fail(argv[5], 0, "cannot write", strerror(errno));
+		(void)fprintf(deps, "%s:", argv[4]);
+	}
 	identifier(id, argv[3]);
 	if (STR_EQ(argv[1], "off"))
 		write_empty(id, f);
 	else
-		generate(STR_EQ(argv[1], "log"), argv[2], argv[3], id, f);
+		generate(STR_EQ(argv[1], "log"), argv[2], argv[3], id, f, deps);
 	return 0;
 }

@@ -27,7 +27,7 @@ void server_done(struct server *s)
 void server_drop(struct server *s, struct peer *peer)
 {
 	(void)s->config.watch(s->config.ctx, peer, false);
-	peer->fd = safe_close(peer->fd);
+	peer->fd = fd_close_foreign(peer->fd);
 	peer->serial = 0;
 }
 

@@ -276,7 +276,6 @@ int main(int argc, char *argv[])
 		vmmon.run_fd = vmmon.listen_fd = -EBADF;
 		for (size_t i = 0; i < SERVER_MAX_PEERS; i++)
 			vmmon.server.peers[i].fd = -EBADF;
-		(void)signal(SIGPIPE, SIG_IGN);
 		(void)umask(0077);
 		/* One thread, so one arena; what a session needed goes back to the kernel. */
 		(void)mallopt(M_ARENA_MAX, 1);
