@@ -79,6 +79,7 @@ static void change(struct agentd *a, struct http_request *req, struct instance *
 	}
 	next = inst->run;
 	next.had_keys = true;
+	next.keys_on_disk = false;
 	if (agentd_commit(a, inst, &next) < 0) {
 		(void)undo(inst, line);
 		reply_error(req, 507, "the key cannot be stored");

@@ -196,8 +196,14 @@ static void done_kill(struct instance *inst, const void *body)
 
 static void done_keys(struct instance *inst, const void *body)
 {
+	struct run next = inst->run;
+
 	(void)body;
 	inst->seen.keys_failed = false;
+	if (inst->seen.keys_applied == inst->seen.keys_wanted && !next.keys_on_disk) {
+		next.keys_on_disk = true;
+		(void)store_run(inst, &next);
+	}
 	log_event(LOG_INFO, "SSH keys installed", LOG_STR("INSTANCE", inst->id),
 		  LOG_NUM("KEYS", inst->n_keys));
 	agentd_changed(inst->agentd, inst);

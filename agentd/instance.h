@@ -50,6 +50,7 @@ struct run {
 	uint64_t ready_generation;  /* the last one whose guest has reported */
 	bool prepared;              /* the disk was made: its absence is a loss */
 	bool had_keys;              /* the guest may hold tenant keys */
+	bool keys_on_disk;          /* the guest's disk holds the list as it is now */
 	int64_t since_s;            /* Unix time of the last change of the status word */
 	char boot_id[BOOT_ID_SIZE]; /* the host's, when the run started */
 	char host_key[HOST_KEY_SIZE]; /* the guest's public key; "" before enrolment */

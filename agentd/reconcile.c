@@ -54,8 +54,11 @@ static struct decision decide_ready(const struct situation *s)
 {
 	bool first = s->run->ready_generation != s->seen->generation;
 
-	/* "running" means that the tenant can log in: keys first, unless the guest refuses them. */
-	if (keys_due(s) && !(first && s->seen->keys_failed))
+	/*
+	 * "running" means that the tenant can log in: keys first, unless the guest refuses them or
+	 * its disk holds them from an earlier boot; then they are only made sure of afterwards.
+	 */
+	if (keys_due(s) && !(first && (s->seen->keys_failed || s->run->keys_on_disk)))
 		return now(STEP_KEYS);
 	if (first || s->seen->resetting || s->run->fault == FAULT_BOOT ||
 	    s->run->restart != RESTART_NONE)

@@ -138,6 +138,13 @@ static void test_keys(void **state)
 	expect(&t, STEP_READY, NEVER);
 	t.run.ready_generation = GEN;
 	expect(&t, STEP_KEYS, NEVER);
+	/* ...or its disk holds them already: then they are made sure of after "running". */
+	t.seen.keys_failed = false;
+	t.run.keys_on_disk = true;
+	t.run.ready_generation = 0;
+	expect(&t, STEP_READY, NEVER);
+	t.run.ready_generation = GEN;
+	expect(&t, STEP_KEYS, NEVER);
 	/* A guest that never had one is left alone. */
 	t.run.had_keys = false;
 	expect(&t, STEP_NONE, NEVER);

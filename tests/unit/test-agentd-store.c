@@ -62,6 +62,7 @@ static struct instance *sample(void)
 		.ready_generation = 5,
 		.prepared = true,
 		.had_keys = true,
+		.keys_on_disk = true,
 		.since_s = 1700000001,
 		.boot_id = "b",
 		.host_key = KEY,
@@ -124,7 +125,7 @@ static void test_round_trip(void **state)
 	assert_int_equal(back->run.fault, FAULT_BOOT);
 	assert_true(back->run.started_generation == UINT64_MAX);
 	assert_int_equal(back->run.ready_generation, 5);
-	assert_true(back->run.prepared && back->run.had_keys);
+	assert_true(back->run.prepared && back->run.had_keys && back->run.keys_on_disk);
 	assert_int_equal(back->run.since_s, 1700000001);
 	assert_string_equal(back->run.boot_id, "b");
 	assert_string_equal(back->run.host_key, KEY);
