@@ -69,13 +69,9 @@ static json_t *accel_json(enum proto_status status, const struct accel_status_re
 {
 	static const char *const choices[] = {"undecided", "kvm", "tcg"};
 	static const char *const reasons[] = {
-		[PROTO_ACCEL_NOT_TRIED] = "not tried yet",
-		[PROTO_ACCEL_CONFIGURED] = "helper.conf says so",
-		[PROTO_ACCEL_PROVED] = "a real kernel gave its first sign of life under KVM",
-		[PROTO_ACCEL_NO_DEVICE] = "/dev/kvm is absent",
-		[PROTO_ACCEL_NO_PERMISSION] = "the VMs' users may not open /dev/kvm",
-		[PROTO_ACCEL_SILENT] = "a real kernel gave no sign of life under KVM in time",
-		[PROTO_ACCEL_NO_KERNEL] = "there is no kernel to try KVM with",
+#define X(name, text) text,
+		PROTO_ACCEL_REASON_LIST(X)
+#undef X
 	};
 
 	if (status != PROTO_OK)

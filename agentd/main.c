@@ -330,7 +330,7 @@ static int run(int argc, char *argv[], struct err *reterr)
 int main(int argc, char *argv[])
 {
 	struct err why = {0};
-	int r = priv_sane_start(argc, &why);
+	int r = priv_sane_start(argc, notify_listen_begin(), &why);
 
 	/* One thread, small objects: one arena, and freed memory goes back soon. */
 	(void)mallopt(M_ARENA_MAX, 1);

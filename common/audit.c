@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Records of the audit log.
- * Trust: runs in vfio-helper (root) and qudatactl; reads a log that may have been tampered with.
+ * Trust: runs in vfio-helper (root) and qudatactl; peers' text is in the values.
  */
 #include "common/audit.h"
 
@@ -36,8 +36,8 @@ static void put_value(struct text *t, const char *value)
 		put(t, *p > 0x20 && *p <= 0x7e && *p != '\\' ? "%c" : "\\x%02x", *p);
 }
 
-static void chain_hash(const char *previous, const char *line, size_t len,
-		       char ret_hash[static AUDIT_HASH_SIZE])
+void audit_hash(const char *previous, const char *line, size_t len,
+		char ret_hash[static AUDIT_HASH_SIZE])
 {
 	uint8_t digest[SHA256_SIZE];
 	struct sha256 s;
@@ -69,7 +69,7 @@ ssize_t audit_format(struct audit_chain *chain, uint64_t seconds, const char *ev
 	}
 	if (t.full || t.len + AUDIT_HASH_SIZE + 1 > AUDIT_LINE_MAX)
 		return -EMSGSIZE;
-	chain_hash(chain->hash, line, t.len, hash);
+	audit_hash(chain->hash, line, t.len, hash);
 	put(&t, "%s\n", hash);
 	chain->seq++;
 	memcpy(chain->hash, hash, sizeof(hash));
@@ -87,7 +87,7 @@ int audit_check(struct audit_chain *chain, const char *line)
 	if (sscanf(line, "%" SCNu64 " %" SCNu64, &seq, &seconds) != 2)
 		return -EBADMSG;
 	if (chain->hash[0] != '\0') {
-		chain_hash(chain->hash, line, (size_t)(last + 1 - line), hash);
+		audit_hash(chain->hash, line, (size_t)(last + 1 - line), hash);
 		if (!STR_EQ(hash, last + 1) || seq != chain->seq + 1)
 			return -EBADMSG;
 	}
@@ -96,59 +96,26 @@ int audit_check(struct audit_chain *chain, const char *line)
 	return 0;
 }
 
-static bool is_torn_event(const char *line)
+int audit_resume(int fd, uint64_t size, struct audit_chain *ret_chain, size_t *ret_torn)
 {
-	char event[sizeof(AUDIT_TORN) + 1];
+	char buf[4 * AUDIT_LINE_MAX + 1], *line = buf, *end;
+	bool whole = size < sizeof(buf);
+	ssize_t n = pread(fd, buf, sizeof(buf) - 1, whole ? 0 : (off_t)(size + 1 - sizeof(buf)));
+	int r = 0;
 
-	return sscanf(line, "%*u %*u %11s", event) == 1 && STR_EQ(event, AUDIT_TORN);
-}
-
-/* One line of the log: a record, or a torn line that the next record must own up to. */
-static int verify_line(struct audit_report *r, const char *line, bool *torn)
-{
-	if (audit_check(&r->chain, line) < 0) {
-		if (*torn)
-			return -EBADMSG;
-		*torn = true;
-		return 0;
+	if (n < 0)
+		return -errno;
+	buf[n] = '\0';
+	*ret_chain = AUDIT_CHAIN_INIT;
+	if (!whole) {
+		ret_chain->hash[0] = '\0'; /* the first whole line is believed */
+		line = strchr(buf, '\n');
+		line = line ? line + 1 : buf;
 	}
-	r->n_records++;
-	if (*torn && !is_torn_event(line))
-		return -EBADMSG;
-	r->n_torn += *torn ? 1 : 0;
-	*torn = false;
-	return 0;
-}
-
-int audit_verify(int fd, uint64_t offset, struct audit_report *ret_report)
-{
-	struct audit_report *r = ret_report;
-	char buf[AUDIT_LINE_MAX];
-	bool skip = offset > 0, torn = false;
-
-	*r = (struct audit_report){.chain = AUDIT_CHAIN_INIT, .bad_offset = offset};
-	if (offset > 0)
-		r->chain.hash[0] = '\0';
-	for (;;) {
-		ssize_t n = pread(fd, buf, sizeof(buf) - 1, (off_t)offset);
-		char *end = n > 0 ? memchr(buf, '\n', (size_t)n) : NULL;
-
-		if (n < 0)
-			return -errno;
-		if (!end && (size_t)n < sizeof(buf) - 1) { /* the end of the log */
-			r->torn_bytes = (size_t)n;
-			return torn ? -EBADMSG : 0;
-		}
-		if (!end)
-			return -EBADMSG;
+	for (; (end = strchr(line, '\n')); line = end + 1) {
 		*end = '\0';
-		if (strlen(buf) != (size_t)(end - buf))
-			buf[0] = '\0'; /* zeros left by a power cut, or hidden text: no record */
-		if (!torn)
-			r->bad_offset = offset;
-		if (!skip && verify_line(r, buf, &torn) < 0)
-			return -EBADMSG;
-		skip = false;
-		offset += (uint64_t)(end + 1 - buf);
+		r = audit_check(ret_chain, line);
 	}
+	*ret_torn = (size_t)(buf + n - line);
+	return r;
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The format of the audit log: one line is one record, and each carries a hash over itself and the
- * hash before, so that a cut or an edit shows. Pure but for audit_verify(), which reads a
- * descriptor.
+ * hash before, so that a cut or an edit shows. Pure but for audit_resume() and
+ * audit_verify(), which read a descriptor.
  *
  *   SEQ SECONDS EVENT [KEY=VALUE ...] HASH
  *
@@ -36,6 +36,17 @@ struct audit_chain {
  */
 ssize_t audit_format(struct audit_chain *chain, uint64_t seconds, const char *event,
 		     const struct log_field *fields, size_t n, char line[static AUDIT_LINE_MAX]);
+
+/*
+ * The chain's end in the log @fd of @size bytes, from its last few lines: what helps to go on with
+ * it, not a proof. @ret_torn is the length of a last line without newline. -EBADMSG when the last
+ * whole line does not follow the one before it; @ret_chain is then that of the last one that does.
+ */
+int audit_resume(int fd, uint64_t size, struct audit_chain *ret_chain, size_t *ret_torn);
+
+/* The hash of the record @line of @len bytes, up to the space before it, after @previous. */
+void audit_hash(const char *previous, const char *line, size_t len,
+		char ret_hash[static AUDIT_HASH_SIZE]);
 
 /* Is @line (without newline) the record that follows @chain? Moves @chain on, or -EBADMSG. */
 int audit_check(struct audit_chain *chain, const char *line);

@@ -49,26 +49,23 @@ static int parse_number(const char *text, uint64_t *ret_value, const char **ret_
 
 int conf_parse_mib(const char *text, uint32_t *ret_mib)
 {
-	static const struct {
-		const char *unit;
-		uint64_t mib;
-	} units[] = {{"", 1},       {"M", 1},           {"MiB", 1},          {"G", 1024},
-		     {"GiB", 1024}, {"T", 1024 * 1024}, {"TiB", 1024 * 1024}};
+	static const char units[] = "MGT";
+	const char *end, *unit = units;
 	uint64_t value;
-	const char *end;
-	int r = parse_number(text, &value, &end);
+	int shift, r = parse_number(text, &value, &end);
 
 	if (r < 0)
 		return r;
-	for (size_t i = 0; i < ARRAY_LEN(units); i++) {
-		if (!STR_EQ(end, units[i].unit))
-			continue;
-		if (value > UINT32_MAX / units[i].mib)
-			return -ERANGE;
-		*ret_mib = (uint32_t)(value * units[i].mib);
-		return 0;
+	if (*end != '\0') {
+		unit = strchr(units, *end++);
+		if (!unit || (*end != '\0' && !STR_EQ(end, "iB")))
+			return -EINVAL;
 	}
-	return -EINVAL;
+	shift = (int)(unit - units) * 10;
+	if (value > UINT32_MAX >> shift)
+		return -ERANGE;
+	*ret_mib = (uint32_t)(value << shift);
+	return 0;
 }
 
 static int set_text(const struct conf_key *key, const char *value, char *member, struct err *reterr)
@@ -248,11 +245,12 @@ int conf_load(const char *path, const struct conf_key *keys, size_t n_keys, bool
 
 	if (fd < 0)
 		return err_errno(reterr, -errno, "cannot read %s", path);
-	if (root_owned) {
-		r = check_owner(fd, path, reterr);
-		if (r < 0)
-			return r;
-	}
+	r = root_owned ? check_owner(fd, path, reterr) : 0;
+	for (size_t i = 0; r == 0 && i < n_keys; i++)
+		if (keys[i].initial)
+			r = conf_set(&keys[i], keys[i].initial, ret_config, reterr);
+	if (r < 0)
+		return r;
 	n = fd_read_text(fd, text, sizeof(text));
 	if (n < 0)
 		return err_errno(reterr, (int)n, "cannot read %s", path);

@@ -26,6 +26,7 @@ struct conf_key {
 	size_t size;   /* of the member */
 	uint32_t low, high;
 	const char *const *words; /* NULL-terminated */
+	const char *initial;      /* what conf_load() sets first; NULL: what is there stays */
 };
 
 #define CONF_MEMBER(type, member)                                                                  \

@@ -6,13 +6,10 @@
 #include "common/fd.h"
 
 #include <fcntl.h>
-#include <limits.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/time.h>
 
 #define FOREIGN_CLOSE_MS 20
-#define SEALS_ALL        (F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE)
 
 /* From now on no close waits longer than that; 0: as long as it likes. */
 static void close_within_ms(long ms)
@@ -82,89 +79,16 @@ int fd_write_all(int fd, const void *data, size_t len)
 	return 0;
 }
 
-ssize_t fd_read_text(int fd, char *buf, size_t size)
-{
-	size_t used = 0;
-
-	if (size == 0) /* no room for the NUL */
-		return -EFBIG;
-	for (;;) {
-		ssize_t n = read(fd, buf + used, size - used);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return -errno;
-		if (n == 0)
-			break;
-		used += (size_t)n;
-		if (used == size)
-			return -EFBIG;
-	}
-	buf[used] = '\0';
-	return (ssize_t)used;
-}
-
-int fd_memfd_sealed(const char *name, const void *data, size_t len)
-{
-	_cleanup_close_ int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	int r;
-
-	if (fd < 0)
-		return -errno;
-	r = fd_write_all(fd, data, len);
-	if (r < 0)
-		return r;
-	if (lseek(fd, 0, SEEK_SET) < 0 || fcntl(fd, F_ADD_SEALS, SEALS_ALL) < 0)
-		return -errno;
-	return TAKE_FD(fd);
-}
-
 ssize_t fd_memfd_check(int fd, size_t max)
 {
 	int seals = fcntl(fd, F_GET_SEALS);
 	struct stat st;
 
-	if (seals < 0 || (seals & SEALS_ALL) != SEALS_ALL)
+	if (seals < 0 || (seals & FD_SEALS) != FD_SEALS)
 		return -EINVAL;
 	if (fstat(fd, &st) < 0)
 		return -errno;
 	if (!S_ISREG(st.st_mode) || st.st_size <= 0)
 		return -EINVAL;
 	return (size_t)st.st_size > max ? -EFBIG : (ssize_t)st.st_size;
-}
-
-int fd_replace_file(int dirfd, const char *name, const void *data, size_t len, mode_t mode)
-{
-	_cleanup_close_ int fd = -EBADF;
-	char temp[NAME_MAX + 1];
-	int r;
-
-	if (snprintf(temp, sizeof(temp), ".%s.new", name) >= (int)sizeof(temp))
-		return -ENAMETOOLONG;
-	/* A leftover of an interrupted replacement is nobody's data. */
-	(void)unlinkat(dirfd, temp, 0);
-	fd = openat(dirfd, temp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
-	if (fd < 0)
-		return -errno;
-	r = fd_write_all(fd, data, len);
-	if (r == 0 && fsync(fd) < 0)
-		r = -errno;
-	if (r == 0 && renameat(dirfd, temp, dirfd, name) < 0)
-		r = -errno;
-	if (r < 0) {
-		(void)unlinkat(dirfd, temp, 0);
-		return r;
-	}
-	return fsync(dirfd) < 0 ? -errno : 0;
-}
-
-ssize_t fd_read_file(int dirfd, const char *name, char *buf, size_t size)
-{
-	_cleanup_close_ int fd =
-		openat(dirfd, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
-
-	if (fd < 0)
-		return -errno;
-	return fd_read_text(fd, buf, size);
 }

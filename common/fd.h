@@ -8,8 +8,10 @@
 
 #include <sys/types.h>
 
-#define FDLIST_MAX 253 /* SCM_MAX_FD: as many as one message can carry, so the kernel drops none   \
-			*/
+/* SCM_MAX_FD: as many as one message can carry, so the kernel drops none. */
+#define FDLIST_MAX 253
+/* Of a memfd that nobody can change any more. */
+#define FD_SEALS   (F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE)
 
 /* Owns every descriptor in it. */
 struct fdlist {

@@ -99,7 +99,7 @@ static bool is_listening(int fd, int type)
 	return getsockopt(fd, SOL_SOCKET, SO_TYPE, &is_type, &len) == 0 && is_type == type;
 }
 
-unsigned int notify_listen_count(void)
+unsigned int notify_listen_begin(void)
 {
 	unsigned long pid, n;
 
@@ -107,14 +107,10 @@ unsigned int notify_listen_count(void)
 		return 0;
 	if (!parse_env_number("LISTEN_FDS", &n) || n > LISTEN_FDS_LIMIT)
 		return 0;
-	return (unsigned int)n;
-}
-
-void notify_listen_begin(void)
-{
-	for (unsigned int i = 0; i < notify_listen_count(); i++)
+	for (unsigned int i = 0; i < n; i++)
 		if (fcntl(LISTEN_FDS_START + (int)i, F_GETFD) >= 0)
 			passed |= 1u << i;
+	return (unsigned int)n;
 }
 
 int notify_listen_fd(const char *name, int type)

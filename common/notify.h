@@ -21,8 +21,11 @@ void notify_ready(const char *status);
 void notify_status(const char *status);
 void notify_stopping(void);
 
-/* How many descriptors, from 3 on, the service manager passed to this very process. */
-unsigned int notify_listen_count(void);
+/*
+ * How many descriptors, from 3 on, the service manager passed to this very process. Takes note of
+ * which of them are really there, so it is to be called before others are opened.
+ */
+unsigned int notify_listen_begin(void);
 
 /*
  * The listening descriptor that the service manager passed under @name (FileDescriptorName=), made
@@ -30,9 +33,6 @@ unsigned int notify_listen_count(void);
  * (LISTEN_PID). -EINVAL when it is no listening socket of @type (SOCK_SEQPACKET or SOCK_STREAM).
  */
 int notify_listen_fd(const char *name, int type);
-
-/* Takes note of which passed descriptors are really there, before others are opened. */
-void notify_listen_begin(void);
 
 /* Closes what was passed and not taken, and forgets the variables after the last
  * notify_listen_fd(), so that no child inherits them. */

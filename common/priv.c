@@ -5,8 +5,6 @@
  */
 #include "common/priv.h"
 
-#include "common/notify.h"
-
 #include <cap-ng.h>
 #include <fcntl.h>
 #include <linux/seccomp.h>
@@ -58,7 +56,7 @@ static int sane_signals(struct err *reterr)
 	return 0;
 }
 
-int priv_sane_start(int argc, struct err *reterr)
+int priv_sane_start(int argc, unsigned int n_passed, struct err *reterr)
 {
 	int fd;
 
@@ -70,9 +68,8 @@ int priv_sane_start(int argc, struct err *reterr)
 			return err_errno(reterr, -errno, "cannot open /dev/null");
 	} while (fd < 3);
 	(void)close(fd);
-	if (close_range(3 + notify_listen_count(), ~0U, 0) < 0)
+	if (close_range(3 + n_passed, ~0U, 0) < 0)
 		return err_errno(reterr, -errno, "cannot close inherited descriptors");
-	notify_listen_begin();
 	return sane_signals(reterr);
 }
 

@@ -191,7 +191,7 @@ int main(int argc, char *argv[])
 	static struct supervisor s = {.listen_fd = -EBADF};
 	struct daemon_options options;
 	struct err err = {0};
-	int r = priv_sane_start(argc, &err);
+	int r = priv_sane_start(argc, notify_listen_begin(), &err);
 
 	if (r == 0) {
 		r = daemon_options_parse(argc, argv, "frp-supervisor",

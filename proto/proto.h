@@ -82,15 +82,21 @@ enum proto_accel {
 	PROTO_ACCEL_MAX = PROTO_ACCEL_TCG,
 };
 
+/* How the choice of the accelerator came about, with words for people. */
+#define PROTO_ACCEL_REASON_LIST(X)                                                                 \
+	X(NOT_TRIED, "not tried yet")                                                              \
+	X(CONFIGURED, "helper.conf says so")                                                       \
+	X(PROVED, "a real kernel gave its first sign of life under KVM")                           \
+	X(NO_DEVICE, "/dev/kvm is absent")                                                         \
+	X(NO_PERMISSION, "the VMs' users may not open /dev/kvm")                                   \
+	X(SILENT, "a real kernel gave no sign of life under KVM in time")                          \
+	X(NO_KERNEL, "there is no kernel to try KVM with")
+
 enum proto_accel_reason {
-	PROTO_ACCEL_NOT_TRIED,
-	PROTO_ACCEL_CONFIGURED,    /* helper.conf says so */
-	PROTO_ACCEL_PROVED,        /* a real kernel gave its first sign of life under KVM */
-	PROTO_ACCEL_NO_DEVICE,     /* /dev/kvm is absent */
-	PROTO_ACCEL_NO_PERMISSION, /* the VMs' users may not open /dev/kvm */
-	PROTO_ACCEL_SILENT,        /* a real kernel gave no sign of life under KVM in time */
-	PROTO_ACCEL_NO_KERNEL,     /* no kernel to try with */
-	PROTO_ACCEL_REASON_MAX = PROTO_ACCEL_NO_KERNEL,
+#define X(name, text) PROTO_ACCEL_##name,
+	PROTO_ACCEL_REASON_LIST(X)
+#undef X
+		PROTO_ACCEL_REASON_MAX = PROTO_ACCEL_NO_KERNEL,
 };
 
 enum proto_vm_state {
@@ -226,6 +232,18 @@ int proto_decode_request(struct proto_conn *conn, const void *buf, size_t len, s
 int proto_decode_answer(const struct proto_conn *conn, const void *buf, size_t len, size_t n_fds,
 			const struct proto_op **ret_op, struct proto_header *ret_header,
 			union proto_body *ret_body);
+
+/*
+ * Splits a datagram, which the two above do first: the lengths fit, nothing else is checked.
+ * -EBADMSG when they do not.
+ */
+int proto_split(const void *buf, size_t len, struct proto_header *ret_header,
+		union proto_body *ret_body);
+
+/* What a NAME field and a TEXT field of @size bytes have to be, up to their last byte. */
+bool proto_name_ok(const char field[static PROTO_NAME_SIZE]);
+bool proto_text_ok(const char *field, size_t size);
+bool proto_all_zero(const void *p, size_t len);
 
 /* Is @name a NAME of the protocol (see msgs.def)? Takes a C string of any length. */
 bool proto_name_valid(const char *name);

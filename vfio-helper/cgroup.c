@@ -9,17 +9,24 @@
 
 #include <fcntl.h>
 #include <linux/magic.h>
+#include <stdarg.h>
 #include <sys/statfs.h>
 #include <sys/xattr.h>
 
 #define ROOT                "/sys/fs/cgroup"
 #define MEMORY_OVERHEAD_MIB 512 /* QEMU's and passt's own, beside the guest's memory */
-#define MAX_TASKS           1024
+#define MAX_TASKS           1024u
+#define PATH_SIZE           (PROTO_NAME_SIZE + 24)
 
-static int write_file(int dirfd, const char *file, const char *text)
+static int _printf_(3, 4) write_file(int dirfd, const char *file, const char *format, ...)
 {
 	_cleanup_close_ int fd = openat(dirfd, file, O_WRONLY | O_CLOEXEC | O_NOFOLLOW);
+	char text[64];
+	va_list ap;
 
+	va_start(ap, format);
+	(void)vsnprintf(text, sizeof(text), format, ap);
+	va_end(ap);
 	return fd < 0 ? -errno : fd_write_all(fd, text, strlen(text));
 }
 
@@ -65,55 +72,49 @@ int cgroup_open(const struct config *config, int *ret_fd, struct err *reterr)
 	return 0;
 }
 
-static void cgroup_name(const struct vm *vm, char name[static PROTO_NAME_SIZE + 8])
+/* "vm-<name>" and @file behind it. */
+static void cgroup_path(const struct vm *vm, const char *file, char path[static PATH_SIZE])
 {
-	(void)snprintf(name, PROTO_NAME_SIZE + 8, "vm-%s", vm->name);
+	(void)snprintf(path, PATH_SIZE, "vm-%s%s", vm->name, file);
 }
 
 int cgroup_make(const struct helper *h, struct vm *vm)
 {
-	char name[PROTO_NAME_SIZE + 8], text[64];
+	char path[PATH_SIZE];
 	_cleanup_close_ int fd = -EBADF;
-	uint64_t bytes = (uint64_t)(vm->run.memory_mib + MEMORY_OVERHEAD_MIB) << 20;
-	int r;
+	uint64_t mib = vm->run.memory_mib + MEMORY_OVERHEAD_MIB;
 
 	vm->run.limited = 0;
 	if (h->cgroup_fd < 0)
 		return -EBADF;
-	cgroup_name(vm, name);
-	if (mkdirat(h->cgroup_fd, name, 0755) < 0 && errno != EEXIST)
+	cgroup_path(vm, "", path);
+	if (mkdirat(h->cgroup_fd, path, 0755) < 0 && errno != EEXIST)
 		return -errno;
-	fd = openat(h->cgroup_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+	fd = openat(h->cgroup_fd, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
 	if (fd < 0)
 		return -errno;
-	(void)snprintf(text, sizeof(text), "%llu", (unsigned long long)bytes);
-	r = write_file(fd, "memory.max", text);
-	(void)snprintf(text, sizeof(text), "%u", MAX_TASKS);
-	if (r == 0)
-		r = write_file(fd, "pids.max", text);
 	/* One CPU more than the guest has, for QEMU's own threads and passt. */
-	(void)snprintf(text, sizeof(text), "%u 100000", (vm->run.cpus + 1) * 100000);
-	if (r == 0)
-		r = write_file(fd, "cpu.max", text);
-	vm->run.limited = r == 0 ? 1 : 0;
+	vm->run.limited =
+		write_file(fd, "memory.max", "%llu", (unsigned long long)mib << 20) == 0 &&
+		write_file(fd, "pids.max", "%u", MAX_TASKS) == 0 &&
+		write_file(fd, "cpu.max", "%u 100000", (vm->run.cpus + 1) * 100000) == 0;
 	return TAKE_FD(fd);
 }
 
 void cgroup_kill(const struct helper *h, const struct vm *vm)
 {
-	char file[PROTO_NAME_SIZE + 24], name[PROTO_NAME_SIZE + 8];
+	char path[PATH_SIZE];
 
-	cgroup_name(vm, name);
-	(void)snprintf(file, sizeof(file), "%s/cgroup.kill", name);
+	cgroup_path(vm, "/cgroup.kill", path);
 	if (h->cgroup_fd >= 0)
-		(void)write_file(h->cgroup_fd, file, "1");
+		(void)write_file(h->cgroup_fd, path, "1");
 }
 
 void cgroup_remove(const struct helper *h, const struct vm *vm)
 {
-	char name[PROTO_NAME_SIZE + 8];
+	char path[PATH_SIZE];
 
-	cgroup_name(vm, name);
+	cgroup_path(vm, "", path);
 	if (h->cgroup_fd >= 0)
-		(void)unlinkat(h->cgroup_fd, name, AT_REMOVEDIR);
+		(void)unlinkat(h->cgroup_fd, path, AT_REMOVEDIR);
 }

@@ -5,84 +5,68 @@
  */
 #include "vfio-helper/helper.h"
 
+#include "common/conf.h"
+
 #include <pwd.h>
 
 static const char *const accel_words[] = {"auto", "kvm", "tcg", NULL};
 
-#define KEY(member, kind, ...)                                                                     \
+#define KEY(member, kind, value, ...)                                                              \
 	{                                                                                          \
-		.name = #member, .type = (kind), CONF_MEMBER(struct config, member), __VA_ARGS__   \
+		.name = #member, .type = (kind), .initial = (value),                               \
+		CONF_MEMBER(struct config, member), __VA_ARGS__                                    \
+	}
+#define SETUP(member, kind, value, ...)                                                            \
+	{                                                                                          \
+		.name = #member, .type = (kind), .initial = (value),                               \
+		CONF_MEMBER(struct config, setup.member), __VA_ARGS__                              \
 	}
 static const struct conf_key keys[] = {
-	KEY(socket, CONF_PATH),
-	KEY(state_dir, CONF_PATH),
-	KEY(run_dir, CONF_PATH),
-	KEY(image_dir, CONF_PATH),
-	KEY(agentd_user, CONF_NAME),
-	KEY(vmmon_user, CONF_NAME),
-	KEY(vm_user_prefix, CONF_NAME),
-	KEY(qemu_binary, CONF_PATH),
-	KEY(qemu_img_binary, CONF_PATH),
-	KEY(passt_binary, CONF_PATH),
-	KEY(cgroup, CONF_TEXT),
-	KEY(dns, CONF_TEXT),
-	KEY(accel, CONF_ENUM, .words = accel_words),
-	KEY(kvm_trial_seconds, CONF_U32, .low = 1, .high = 60),
-	KEY(max_vms, CONF_U32, .low = 1, .high = PROTO_MAX_VMS),
-	KEY(max_cpus, CONF_U32, .low = 1, .high = PROTO_MAX_CPUS),
-	KEY(max_memory_mib, CONF_MIB, .low = 128, .high = PROTO_MAX_MEMORY_MIB),
-	KEY(max_total_memory_mib, CONF_MIB, .low = 128, .high = PROTO_MAX_MEMORY_MIB),
-	KEY(max_disk_mib, CONF_MIB, .low = 1, .high = PROTO_MAX_DISK_MIB),
-	KEY(port_low, CONF_U32, .low = 1024, .high = UINT16_MAX),
-	KEY(port_high, CONF_U32, .low = 1024, .high = UINT16_MAX),
-	KEY(require_isolation, CONF_BOOL),
+	KEY(socket, CONF_PATH, "/run/qudata/helper.sock"),
+	KEY(state_dir, CONF_PATH, "/var/lib/qudata-helper"),
+	KEY(run_dir, CONF_PATH, "/run/qudata/vm"),
+	KEY(image_dir, CONF_PATH, "/var/lib/qudata-images"),
+	KEY(agentd_user, CONF_NAME, "qudata"),
+	KEY(vmmon_user, CONF_NAME, "qudata-mon"),
+	KEY(vm_user_prefix, CONF_NAME, "qudata-vm"),
+	SETUP(qemu_binary, CONF_PATH, "/usr/bin/qemu-system-x86_64"),
+	SETUP(qemu_img_binary, CONF_PATH, "/usr/bin/qemu-img"),
+	SETUP(passt_binary, CONF_PATH, "/usr/bin/passt"),
+	KEY(cgroup, CONF_TEXT, "auto"),
+	SETUP(dns, CONF_TEXT, "9.9.9.9"),
+	KEY(accel, CONF_ENUM, "auto", .words = accel_words),
+	SETUP(kvm_trial_seconds, CONF_U32, "5", .low = 1, .high = 60),
+	SETUP(max_vms, CONF_U32, "16", .low = 1, .high = PROTO_MAX_VMS),
+	SETUP(max_cpus, CONF_U32, "64", .low = 1, .high = PROTO_MAX_CPUS),
+	SETUP(max_memory_mib, CONF_MIB, "256G", .low = 128, .high = PROTO_MAX_MEMORY_MIB),
+	KEY(max_total_memory_mib, CONF_MIB, "1T", .low = 128, .high = PROTO_MAX_MEMORY_MIB),
+	SETUP(max_disk_mib, CONF_MIB, "2T", .low = 1, .high = PROTO_MAX_DISK_MIB),
+	SETUP(port_low, CONF_U32, "10000", .low = 1024, .high = UINT16_MAX),
+	SETUP(port_high, CONF_U32, "65535", .low = 1024, .high = UINT16_MAX),
+	SETUP(require_isolation, CONF_BOOL, "yes"),
 };
+#undef SETUP
 #undef KEY
-
-static const struct config defaults = {
-	.socket = "/run/qudata/helper.sock",
-	.state_dir = "/var/lib/qudata-helper",
-	.run_dir = "/run/qudata/vm",
-	.image_dir = "/var/lib/qudata-images",
-	.agentd_user = "qudata",
-	.vmmon_user = "qudata-mon",
-	.vm_user_prefix = "qudata-vm",
-	.qemu_binary = "/usr/bin/qemu-system-x86_64",
-	.qemu_img_binary = "/usr/bin/qemu-img",
-	.passt_binary = "/usr/bin/passt",
-	.cgroup = "auto",
-	.dns = "9.9.9.9",
-	.accel = ACCEL_AUTO,
-	.kvm_trial_seconds = 5,
-	.max_vms = PROTO_MAX_VMS,
-	.max_cpus = 64,
-	.max_memory_mib = 256 * 1024,
-	.max_total_memory_mib = 1024 * 1024,
-	.max_disk_mib = 2 * 1024 * 1024,
-	.port_low = 10000,
-	.port_high = UINT16_MAX,
-	.require_isolation = true,
-};
 
 int config_load(const char *path, struct config *ret_config, struct err *reterr)
 {
 	struct config *c = ret_config;
 	int r;
 
-	*c = defaults;
+	*c = (struct config){0};
 	/* An ordinary user may check a file that is still being written. */
 	r = conf_load(path, keys, ARRAY_LEN(keys), geteuid() == 0, c, reterr);
 	if (r < 0)
 		return r;
-	if (c->port_low > c->port_high)
+	if (c->setup.port_low > c->setup.port_high)
 		return err_set(reterr, -EINVAL, "%s: port_low is above port_high", path);
-	if (c->max_memory_mib > c->max_total_memory_mib)
+	if (c->setup.max_memory_mib > c->max_total_memory_mib)
 		return err_set(reterr, -EINVAL, "%s: max_memory_mib is above max_total_memory_mib",
 			       path);
 	if (c->cgroup[0] != '/' && !STR_EQ(c->cgroup, "auto") && !STR_EQ(c->cgroup, "none"))
 		return err_set(reterr, -EINVAL, "%s: cgroup must be auto, none or an absolute path",
 			       path);
-	if (c->dns[strspn(c->dns, "0123456789.")] != '\0')
+	if (c->setup.dns[strspn(c->setup.dns, "0123456789.")] != '\0')
 		return err_set(reterr, -EINVAL, "%s: dns must be an IPv4 address", path);
 	if (strlen(c->vm_user_prefix) > PROTO_NAME_MAX - 2)
 		return err_set(reterr, -EINVAL, "%s: vm_user_prefix is too long", path);
@@ -113,42 +97,38 @@ static int find_account(const char *passwd, const char *name, struct account *re
 }
 
 /* One uid, one power: a VM's user is nobody else's, and the two peers differ. */
-static int check_distinct(const struct config *config, const struct accounts *a, struct err *reterr)
+static int check_distinct(const struct config *c, struct err *reterr)
 {
-	if (a->agentd.uid == a->vmmon.uid)
-		return err_set(reterr, -EPERM, "%s and %s have the same uid", config->agentd_user,
-			       config->vmmon_user);
-	for (uint32_t i = 0; i < config->max_vms; i++) {
-		bool taken = a->vm[i].uid == a->agentd.uid || a->vm[i].uid == a->vmmon.uid ||
-			     a->vm[i].gid == a->agentd.gid || a->vm[i].gid == a->vmmon.gid;
+	const struct account *users = c->setup.users;
+
+	if (c->agentd.uid == c->vmmon.uid)
+		return err_set(reterr, -EPERM, "%s and %s have the same uid", c->agentd_user,
+			       c->vmmon_user);
+	for (uint32_t i = 0; i < c->setup.max_vms; i++) {
+		bool taken = users[i].uid == c->agentd.uid || users[i].uid == c->vmmon.uid ||
+			     users[i].gid == c->agentd.gid || users[i].gid == c->vmmon.gid;
 
 		for (uint32_t j = 0; j < i; j++)
-			taken |= a->vm[i].uid == a->vm[j].uid;
+			taken |= users[i].uid == users[j].uid;
 		if (taken)
 			return err_set(reterr, -EPERM, "user %s%u shares its uid or gid",
-				       config->vm_user_prefix, i);
+				       c->vm_user_prefix, i);
 	}
 	return 0;
 }
 
-int accounts_load(const struct config *config, const char *passwd, struct accounts *ret_accounts,
-		  struct err *reterr)
+int accounts_load(struct config *config, const char *passwd, struct err *reterr)
 {
-	struct accounts a = {0};
 	char name[PROTO_NAME_SIZE + 16];
-	int r = find_account(passwd, config->agentd_user, &a.agentd, reterr);
+	int r = find_account(passwd, config->agentd_user, &config->agentd, reterr);
 
 	if (r == 0)
-		r = find_account(passwd, config->vmmon_user, &a.vmmon, reterr);
-	for (uint32_t i = 0; r == 0 && i < config->max_vms; i++) {
+		r = find_account(passwd, config->vmmon_user, &config->vmmon, reterr);
+	for (uint32_t i = 0; r == 0 && i < config->setup.max_vms; i++) {
 		(void)snprintf(name, sizeof(name), "%s%u", config->vm_user_prefix, i);
-		r = find_account(passwd, name, &a.vm[i], reterr);
+		r = find_account(passwd, name, &config->setup.users[i], reterr);
 	}
-	if (r == 0)
-		r = check_distinct(config, &a, reterr);
-	if (r == 0)
-		*ret_accounts = a;
-	return r;
+	return r < 0 ? r : check_distinct(config, reterr);
 }
 
 static int check_step(const char *path, mode_t type, bool last, struct err *reterr)

@@ -30,8 +30,8 @@ void dispatch_init(struct helper *h)
 {
 	const struct server_config config = {
 		.self = PROTO_HELPER,
-		.roles = {{.uid = h->accounts.agentd.uid, .role = PROTO_AGENTD},
-			  {.uid = h->accounts.vmmon.uid, .role = PROTO_VMMON}},
+		.roles = {{.uid = h->config.agentd.uid, .role = PROTO_AGENTD},
+			  {.uid = h->config.vmmon.uid, .role = PROTO_VMMON}},
 		.n_roles = 2,
 		.max_per_role = SERVER_MAX_PEERS / 2,
 		.ctx = h,

@@ -25,13 +25,13 @@ int on_helper_hello(struct helper *h, struct peer *peer, const struct helper_hel
 	const struct config *c = &h->config;
 
 	rep->version = PROTO_VERSION;
-	rep->max_vms = c->max_vms;
-	rep->max_cpus = c->max_cpus;
-	rep->max_memory_mib = c->max_memory_mib;
-	rep->max_disk_mib = c->max_disk_mib;
-	rep->port_low = c->port_low;
-	rep->port_high = c->port_high;
-	proto_text_set(rep->boot_id, sizeof(rep->boot_id), h->boot_id);
+	rep->max_vms = c->setup.max_vms;
+	rep->max_cpus = c->setup.max_cpus;
+	rep->max_memory_mib = c->setup.max_memory_mib;
+	rep->max_disk_mib = c->setup.max_disk_mib;
+	rep->port_low = c->setup.port_low;
+	rep->port_high = c->setup.port_high;
+	memcpy(rep->boot_id, h->boot_id, sizeof(rep->boot_id));
 	return hello(h, peer, req->version);
 }
 
@@ -69,27 +69,24 @@ int on_vm_prepare(struct helper *h, struct peer *peer, const struct vm_prepare_r
 		  struct vm_prepare_rep *rep, _unused_ struct fdlist *fds)
 {
 	struct vm *vm = vm_find(h, req->vm);
-	struct image image;
-	struct err err = {0};
-	uint32_t disk_mib;
-	int r;
+	_cleanup_close_ int conf = -EBADF;
 
 	if (vm)
 		return prepare_again(h, peer, vm, req, rep);
-	r = image_load(h->image_fd, req->image, &image, &err);
-	if (r < 0)
-		return refuse(h, peer, req->vm, status_of(r), err.text);
-	disk_mib = req->disk_mib != 0 ? req->disk_mib : image.min_disk_mib;
-	if (disk_mib < image.min_disk_mib)
-		return refuse(h, peer, req->vm, PROTO_INVALID, "disk below the image's minimum");
-	if (disk_mib > h->config.max_disk_mib)
+	if (req->disk_mib > h->config.setup.max_disk_mib)
 		return refuse(h, peer, req->vm, PROTO_LIMIT, "disk over max_disk_mib");
+	conf = image_open_conf(h->image_fd, req->image);
+	if (conf < 0)
+		return refuse(h, peer, req->vm, conf == -ENOENT ? PROTO_NOT_FOUND : PROTO_FAILED,
+			      "image.conf of that image cannot be opened");
 	vm = vm_free_slot(h, req->vm);
 	if (!vm)
 		return refuse(h, peer, req->vm, PROTO_LIMIT, "as many VMs as max_vms");
-	vm->rec.disk_mib = disk_mib;
+	vm->rec.disk_mib = req->disk_mib;
 	memcpy(vm->rec.image, req->image, sizeof(vm->rec.image));
-	return vm_prepare(h, vm, server_defer(peer));
+	vm->ticket = server_defer(peer);
+	vm_prepare(h, vm, conf);
+	return PROTO_DEFERRED;
 }
 
 int on_vm_seed(struct helper *h, struct peer *peer, const struct vm_seed_req *req,
@@ -112,7 +109,7 @@ int on_vm_seed(struct helper *h, struct peer *peer, const struct vm_seed_req *re
 		return refuse(h, peer, req->vm, PROTO_CONFLICT, "another seed is there");
 	if (r < 0) {
 		audit_event(h, LOG_ERR, "vm-seed-failed", LOG_STR("VM", vm->name), LOG_ERRNO(r));
-		return status_of(r) == PROTO_NO_SPACE ? PROTO_NO_SPACE : PROTO_FAILED;
+		return (int)failure(r);
 	}
 	vm->seeded = true;
 	if (!again)
@@ -131,8 +128,8 @@ static bool ports_taken(const struct helper *h, const struct vm *self,
 		const struct vm *vm = &h->vms[v];
 
 		for (size_t i = 0; vm != self && i < n; i++)
-			for (size_t j = 0; j < proto_ports_count(vm->ports); j++)
-				if (vm->ports[j].host == ports[i].host)
+			for (size_t j = 0; j < proto_ports_count(vm->run.ports); j++)
+				if (vm->run.ports[j].host == ports[i].host)
 					return true;
 	}
 	return false;
@@ -148,14 +145,15 @@ static int may_start(struct helper *h, struct peer *peer, const struct vm *vm,
 		total += h->vms[i].run.memory_mib;
 	if (!vm->seeded)
 		return refuse(h, peer, req->vm, PROTO_INVALID, "no seed yet");
-	if (req->cpus > c->max_cpus)
+	if (req->cpus > c->setup.max_cpus)
 		return refuse(h, peer, req->vm, PROTO_LIMIT, "cpus over max_cpus");
-	if (req->memory_mib > c->max_memory_mib)
+	if (req->memory_mib > c->setup.max_memory_mib)
 		return refuse(h, peer, req->vm, PROTO_LIMIT, "memory over max_memory_mib");
 	if (total > c->max_total_memory_mib)
 		return refuse(h, peer, req->vm, PROTO_LIMIT, "memory over max_total_memory_mib");
 	for (size_t i = 0; i < proto_ports_count(req->ports); i++)
-		if (req->ports[i].host < c->port_low || req->ports[i].host > c->port_high)
+		if (req->ports[i].host < c->setup.port_low ||
+		    req->ports[i].host > c->setup.port_high)
 			return refuse(h, peer, req->vm, PROTO_DENIED, "host port out of range");
 	if (ports_taken(h, vm, req->ports))
 		return refuse(h, peer, req->vm, PROTO_CONFLICT, "host port of another VM");
@@ -179,7 +177,7 @@ int on_vm_start(struct helper *h, struct peer *peer, const struct vm_start_req *
 	vm->phase = VM_WAIT_ACCEL;
 	vm->run.cpus = req->cpus;
 	vm->run.memory_mib = req->memory_mib;
-	memcpy(vm->ports, req->ports, sizeof(vm->ports));
+	memcpy(vm->run.ports, req->ports, sizeof(vm->run.ports));
 	if (accel_ready(h))
 		vm_launch(h, vm);
 	return PROTO_DEFERRED;
@@ -232,7 +230,7 @@ int on_vm_describe(struct helper *h, _unused_ struct peer *peer, const struct vm
 	rep->cpus = vm->run.cpus;
 	rep->memory_mib = vm->run.memory_mib;
 	rep->limited = vm->run.limited;
-	memcpy(rep->ports, vm->ports, sizeof(rep->ports));
+	memcpy(rep->ports, vm->run.ports, sizeof(rep->ports));
 	if (vm->phase == VM_IDLE) {
 		rep->exit_kind = vm->rec.exit_kind;
 		rep->exit_code = vm->rec.exit_code;

@@ -68,11 +68,11 @@ static int open_dirs(struct helper *h, struct err *reterr)
 
 static int check_programs(const struct config *c, struct err *reterr)
 {
-	int r = config_check_trusted(c->qemu_binary, S_IFREG, reterr);
+	int r = config_check_trusted(c->setup.qemu_binary, S_IFREG, reterr);
 
 	if (r == 0)
-		r = config_check_trusted(c->qemu_img_binary, S_IFREG, reterr);
-	return r < 0 ? r : config_check_trusted(c->passt_binary, S_IFREG, reterr);
+		r = config_check_trusted(c->setup.qemu_img_binary, S_IFREG, reterr);
+	return r < 0 ? r : config_check_trusted(c->setup.passt_binary, S_IFREG, reterr);
 }
 
 static int open_signals(struct helper *h, struct err *reterr)
@@ -93,10 +93,9 @@ static int read_boot_id(struct helper *h, struct err *reterr)
 	char text[64];
 	ssize_t n = fd_read_file(AT_FDCWD, "/proc/sys/kernel/random/boot_id", text, sizeof(text));
 
-	if (n < 36)
+	if (n != 37) /* with a newline */
 		return err_set(reterr, -EIO, "cannot read the kernel's boot id");
-	text[36] = '\0';
-	proto_text_set(h->boot_id, sizeof(h->boot_id), text);
+	memcpy(h->boot_id, text, 36);
 	return 0;
 }
 
@@ -112,8 +111,9 @@ int helper_open(struct helper *h, struct err *reterr)
 			       "the socket passed as `helper` is no listening "
 			       "SOCK_SEQPACKET socket");
 	notify_listen_done();
-	/* Forked first of all, so that it holds nothing that the rest opens. */
-	r = spawner_start(&h->config, &h->accounts, &h->spawner, reterr);
+	/* First of all, so that it can hold nothing that the rest opens. */
+	(void)accel_kvm_group(&h->config.setup.kvm_gid);
+	r = spawner_start(&h->config.setup, &h->spawner, reterr);
 	if (r == 0)
 		r = open_dirs(h, reterr);
 	if (r == 0)
@@ -131,7 +131,7 @@ int helper_open(struct helper *h, struct err *reterr)
 		return h->listen_fd;
 	/* Its two peers, and nobody else, by their own ids: neither has to be in a group of the
 	 * other. */
-	if (chown(h->config.socket, h->accounts.agentd.uid, h->accounts.vmmon.gid) < 0)
+	if (chown(h->config.socket, h->config.agentd.uid, h->config.vmmon.gid) < 0)
 		return err_errno(reterr, -errno, "cannot give %s to its peers", h->config.socket);
 	return 0;
 }
@@ -153,7 +153,7 @@ static void on_spawner(struct helper *h, void *arg)
 {
 	(void)arg;
 	log_event(LOG_ERR, "the spawner has ended");
-	h->fatal = -EPIPE;
+	h->spawner.lost = true;
 }
 
 int helper_begin(struct helper *h, struct err *reterr)

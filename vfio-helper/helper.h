@@ -6,18 +6,17 @@
 #pragma once
 
 #include "common/audit.h"
-#include "common/conf.h"
+#include "common/err.h"
 #include "common/log.h"
 #include "common/server.h"
 #include "proto/proto.h"
+#include "vfio-helper/spec.h"
 
 #include <limits.h>
 #include <sys/stat.h>
 
-#define DIR_TEXT_MAX   60 /* leaves room for "/<vm>/console.sock" in a socket's address */
-#define APPEND_MAX     512
-#define PORTS_TEXT_MAX 256
-#define STDERR_MAX     8192 /* bytes that are kept of a child's complaints */
+#define DIR_TEXT_MAX 60   /* leaves room for "/<vm>/console.sock" in a socket's address */
+#define STDERR_MAX   8192 /* bytes that are kept of a child's complaints */
 
 /* ---- configuration: config.c ---- */
 
@@ -35,39 +34,23 @@ struct config {
 	char agentd_user[PROTO_NAME_SIZE];
 	char vmmon_user[PROTO_NAME_SIZE];
 	char vm_user_prefix[PROTO_NAME_SIZE];
-	char qemu_binary[128];
-	char qemu_img_binary[128];
-	char passt_binary[128];
 	char cgroup[128]; /* "auto", "none" or an absolute path */
-	char dns[64];
-	int accel; /* enum accel_choice */
-	uint32_t kvm_trial_seconds;
-	uint32_t max_vms, max_cpus, max_memory_mib, max_total_memory_mib, max_disk_mib;
-	uint32_t port_low, port_high;
-	bool require_isolation;
-};
-
-struct account {
-	uid_t uid;
-	gid_t gid;
-};
-
-struct accounts {
-	struct account agentd, vmmon;
-	struct account vm[PROTO_MAX_VMS]; /* the first max_vms are set */
+	int accel;        /* enum accel_choice */
+	uint32_t max_total_memory_mib;
+	struct account agentd, vmmon; /* the two peers: by accounts_load() */
+	struct spawn_setup setup;     /* what the spawner has to know, too */
 };
 
 /* Reads @path over the defaults and checks what the keys' own ranges cannot. */
 int config_load(const char *path, struct config *ret_config, struct err *reterr);
 /* Looks the accounts up in /etc/passwd, or in @passwd for tests. */
-int accounts_load(const struct config *config, const char *passwd, struct accounts *ret_accounts,
-		  struct err *reterr);
+int accounts_load(struct config *config, const char *passwd, struct err *reterr);
 /* Checks that only root could have put something else at @path (each directory on the way too). */
 int config_check_trusted(const char *path, mode_t type, struct err *reterr);
 
-/* ---- small text records of the helper's own: record.c ---- */
+/* ---- records of the helper's own: record.c. No padding: they are files as they are ---- */
 
-/* What a VM is: vms/<vm>/vm.conf. Without this file the directory is an unfinished one. */
+/* What a VM is: vms/<vm>/record. Without this file the directory is an unfinished one. */
 struct vm_record {
 	char image[PROTO_NAME_SIZE];
 	uint32_t slot;
@@ -80,156 +63,32 @@ struct vm_record {
 /* What runs: <run_dir>/<vm>/running, from just before QEMU's exec to its end. */
 struct run_record {
 	char boot_id[40];
-	char ports_text[PORTS_TEXT_MAX];
-	char qemu_start[24]; /* field 22 of /proc/<pid>/stat: tells a recycled pid */
-	char passt_start[24];
+	uint64_t qemu_start; /* field 22 of /proc/<pid>/stat: tells a recycled pid */
+	uint64_t passt_start;
 	uint32_t qemu_pid, passt_pid;
 	uint32_t generation, accel, cpus, memory_mib, started_s, limited;
+	struct proto_port ports[PROTO_MAX_PORTS];
 };
 
 struct accel_record {
-	char host[128]; /* what the result is valid for */
-	char qemu[64];
+	char basis[192]; /* what the result is valid for: kernel and QEMU of the host */
 	uint32_t accel, reason, sign_of_life_ms;
 };
 
-extern const struct conf_key vm_record_keys[], run_record_keys[], accel_record_keys[];
-extern const size_t n_vm_record_keys, n_run_record_keys, n_accel_record_keys;
-#define RECORD_SAVE(dirfd, name, stem, rec)                                                        \
-	record_save((dirfd), (name), stem##_record_keys, n_##stem##_record_keys, (rec))
-#define RECORD_LOAD(dirfd, name, stem, rec)                                                        \
-	record_load((dirfd), (name), stem##_record_keys, n_##stem##_record_keys, (rec))
-int record_save(int dirfd, const char *name, const struct conf_key *keys, size_t n_keys,
-		const void *record);
-int record_load(int dirfd, const char *name, const struct conf_key *keys, size_t n_keys,
-		void *ret_record);
-/* "10022:22 10080:80" and back. */
-void ports_to_text(const struct proto_port *ports, char text[static PORTS_TEXT_MAX]);
-int ports_from_text(const char *text, struct proto_port ret_ports[static PROTO_MAX_PORTS]);
+/* Writes @size bytes of @body, or reads exactly that many back; -EBADMSG when they are damaged. */
+int record_save(int dirfd, const char *name, const void *body, size_t size);
+int record_load(int dirfd, const char *name, void *ret_body, size_t size);
 /* Field 22 of /proc/<pid>/stat, and the real uid that all four of its ids must equal. */
-int process_identify(pid_t pid, char ret_start[static 24], uid_t *ret_uid);
+int process_identify(pid_t pid, uint64_t *ret_start, uid_t *ret_uid);
 
 /* ---- named base images: image.c ---- */
 
-enum image_format {
-	IMAGE_QCOW2,
-	IMAGE_RAW,
-};
-
-struct image {
-	int format; /* enum image_format */
-	uint32_t min_disk_mib;
-	char append[APPEND_MAX];
-};
-
-/* What fds an image gives; -EBADF where it has none. Owned by whoever holds the struct. */
-struct image_fds {
-	int disk, kernel, initrd;
-};
-
-/* Reads image.conf of image @name below @image_dir. -ENOENT when there is no such image. */
-int image_load(int image_dir, const char *name, struct image *ret_image, struct err *reterr);
-int image_open(int image_dir, const char *name, struct image_fds *ret_fds, struct err *reterr);
-void image_close(struct image_fds *fds);
-/* The first image (in directory order) that has a kernel. -ENOENT when none has. */
-int image_find_kernel(int image_dir, char ret_name[static PROTO_NAME_SIZE]);
-
-/* ---- what a child is to be: qemu_args.c (pure) ---- */
-
-enum program {
-	PROGRAM_QEMU = 1,
-	PROGRAM_PASST,
-	PROGRAM_QEMU_IMG,
-	PROGRAM_TRIAL, /* QEMU that shows whether a real kernel lives under KVM */
-};
-
-/* Descriptors by role; a child finds role r at CHILD_FD(r). Sent in this order. */
-enum fd_role {
-	FD_STDERR,
-	FD_CGROUP, /* directory; used by the spawner, not passed on */
-	FD_GATE,   /* closed at exec */
-	FD_NET,
-	FD_CONSOLE,
-	FD_DISK,
-	FD_BASE,
-	FD_SEED,
-	FD_QMP,
-	FD_READY,
-	FD_KERNEL,
-	FD_INITRD,
-	FD_ROLES,
-};
-#define FD_BIT(role)   (1u << (role))
-#define CHILD_FD(role) (3 + (int)(role))
-
-/* All that crosses to the spawner besides descriptors. Validated on both sides. */
-struct spawn_spec {
-	uint32_t program; /* enum program */
-	uint32_t slot;    /* whose user */
-	uint32_t roles;   /* mask of FD_BIT()s that go along */
-	uint32_t cpus, memory_mib, disk_mib;
-	uint32_t accel; /* enum proto_accel */
-	int32_t base_format;
-	struct proto_port ports[PROTO_MAX_PORTS];
-	char vm[PROTO_NAME_SIZE];
-	char append[APPEND_MAX];
-};
-
-#define ARGS_MAX      128
-#define ARGS_TEXT_MAX 8192
-struct args {
-	char *argv[ARGS_MAX + 1]; /* point into text */
-	size_t n, used;
-	bool overflow;
-	char text[ARGS_TEXT_MAX];
-};
-
-/* 0, or -EINVAL when a value is outside of what @config and the program allow. */
-int spec_check(const struct spawn_spec *spec, const struct config *config);
-/* Builds the command line of a checked spec. -E2BIG never happens for one. */
-int spec_args(const struct spawn_spec *spec, const struct config *config, struct args *ret_args);
-
-/* ---- the spawner: spawn.c, isolation.c ---- */
-
-struct spawner {
-	int fd;         /* owned; SEQPACKET to the child process */
-	uint32_t asked; /* number of the latest question; its answer repeats it */
-};
-
-struct child {
-	pid_t pid;     /* 0: none. Never used to signal: only the pidfd is */
-	int pidfd;     /* owned */
-	int stderr_fd; /* owned memfd, -EBADF for adopted ones */
-};
-
-#define CHILD_NONE ((struct child){.pidfd = -EBADF, .stderr_fd = -EBADF})
-
-/* Forks the process that forks all others. To be called in STAGE_OPEN, before any state is open. */
-int spawner_start(const struct config *config, const struct accounts *accounts,
-		  struct spawner *ret_spawner, struct err *reterr);
-/*
- * Starts a program. @fds is indexed by role, -EBADF where there is none, and stays the caller's;
- * FD_STDERR is made here. Waits for the spawner's answer (it only forks). -EPIPE, -ETIMEDOUT: the
- * spawner is lost and the helper has to end.
- */
-int spawn_child(struct spawner *s, struct spawn_spec *spec, int fds[static FD_ROLES],
-		struct child *ret_child);
-/* Collects an ended child's status; PROTO_EXIT_UNKNOWN for one that the spawner did not fork. */
-void spawn_reap(struct spawner *s, struct child *c, uint32_t *ret_kind, uint32_t *ret_code);
-/* Copies the last line that the child wrote to stderr. */
-void child_last_words(const struct child *c, char *buf, size_t size);
-void child_kill(const struct child *c);
-void child_close(struct child *c);
-
-/*
- * Run by passt's process as the VM's user: 0 when the host's loopback refuses TCP and UDP of this
- * user. Needs the listeners of isolation_listen(), made before the ids were given up.
- */
-struct isolation {
-	int tcp[2], udp[2]; /* IPv4, IPv6 */
-};
-void isolation_listen(struct isolation *ret_iso);
-int isolation_check(const struct isolation *iso);
+/* Opens image.conf of image @name below @image_dir. -ENOENT when there is no such image. */
+int image_open_conf(int image_dir, const char *name);
+/* Opens all that image @name has into @fds, which stay the caller's whatever is returned. */
+int image_open(int image_dir, const char *name, int fds[static FD_ROLES], struct err *reterr);
+/* Opens the kernel of the first image (in directory order) that has one; -ENOENT: none has. */
+int image_find_kernel(int image_dir);
 
 /* ---- event loop: loop.c ---- */
 
@@ -243,9 +102,53 @@ struct watch {
 
 int loop_watch(struct helper *h, struct watch *w, int fd, watch_fn *fn, void *arg);
 void loop_unwatch(struct helper *h, struct watch *w);
-/* Runs until h->stop. Returns 0, or a negative errno when the helper must not go on. */
+/* Runs until h->stop. Returns 0, or -EPIPE when the spawner is lost. */
 int loop_run(struct helper *h);
 uint64_t loop_now_ms(void);
+
+/* ---- the spawner's other side: spawn.c ---- */
+
+struct spawner {
+	int fd;         /* owned; SEQPACKET to the child process */
+	uint32_t asked; /* number of the latest question; its answer repeats it */
+	bool lost;      /* it is gone or out of step */
+};
+
+struct child {
+	pid_t pid;     /* 0: none. Never used to signal: only the pidfd is */
+	int pidfd;     /* owned */
+	int stderr_fd; /* owned memfd, -EBADF for adopted ones */
+	struct watch watch;
+};
+
+/* How a child ended. PROTO_EXIT_UNKNOWN for one that the spawner did not fork. */
+struct child_end {
+	uint32_t kind, code;
+	char words[200]; /* the last line that it wrote to stderr */
+};
+
+#define CHILD_NONE ((struct child){.pidfd = -EBADF, .stderr_fd = -EBADF, .watch.fd = -EBADF})
+
+/*
+ * Starts the program that forks all others and gives it @setup, whose version and launch_binary are
+ * set here. To be called in STAGE_OPEN, before any state is open.
+ */
+int spawner_start(struct spawn_setup *setup, struct spawner *ret_spawner, struct err *reterr);
+/*
+ * Starts a program. @fds is indexed by role, -EBADF where there is none, and stays the caller's;
+ * FD_STDERR is made here. Waits for the spawner's answer (it only forks); without one
+ * s->lost is set and the helper has to end.
+ */
+int spawn_child(struct spawner *s, struct spawn_spec *spec, int fds[static FD_ROLES],
+		struct child *ret_child);
+/* Calls @fn when the child has ended; child_collect() is then to be called. */
+int child_watch(struct helper *h, struct child *c, watch_fn *fn, void *arg);
+struct child_end child_collect(struct helper *h, struct child *c);
+/* Sets every role to -EBADF. */
+void no_fds(int fds[static FD_ROLES]);
+/* Closes what is open. */
+void close_roles(int fds[static FD_ROLES]);
+void child_kill(const struct child *c);
 
 /* ---- VMs: vm.c (life), vmdir.c (files), handlers.c (requests) ---- */
 
@@ -264,25 +167,19 @@ struct vm {
 	bool seeded;
 	bool killed; /* by VM_KILL; its end is no accident */
 	struct vm_record rec;
-	struct run_record run; /* valid in VM_LAUNCHING and VM_UP */
-	struct proto_port ports[PROTO_MAX_PORTS];
+	struct run_record run;    /* valid in VM_LAUNCHING and VM_UP */
 	struct ticket ticket;     /* of the request being worked on */
 	uint64_t deadline_ms;     /* 0: none */
 	struct child qemu, passt; /* qemu is qemu-img in VM_PREPARING */
 	int gate;                 /* owned; our end */
 	int disk_fd;              /* owned; the new overlay in VM_PREPARING */
-	struct watch qemu_watch, passt_watch, gate_watch;
+	struct watch gate_watch;
 };
 
 struct accel {
 	struct accel_record rec; /* rec.accel is PROTO_ACCEL_UNDECIDED until decided */
-	uint32_t trial_slot;
-	uint64_t started_ms, deadline_ms;
-	struct child child;
-	int console; /* owned */
-	size_t n_text;
-	char text[4096];
-	struct watch child_watch, console_watch;
+	uint64_t started_ms;
+	struct child child; /* vm-launch with a trial; it keeps its own deadline */
 };
 
 struct bucket {
@@ -291,7 +188,6 @@ struct bucket {
 
 struct helper {
 	struct config config;
-	struct accounts accounts;
 	struct spawner spawner;
 	struct server server;
 	struct audit_chain chain;
@@ -305,7 +201,6 @@ struct helper {
 	struct watch peer_watches[SERVER_MAX_PEERS];
 	char boot_id[40];
 	bool stop;
-	int fatal; /* why the loop must end, 0: it need not */
 };
 
 /* Opens all that is outside, from the configuration (STAGE_OPEN). */
@@ -318,17 +213,20 @@ struct vm *vm_find(struct helper *h, const char *name);
 struct vm *vm_free_slot(struct helper *h, const char *name);
 /* Reads the directories at start-up, removes unfinished ones, adopts running VMs. */
 int vm_load_all(struct helper *h, struct err *reterr);
-int vm_prepare(struct helper *h, struct vm *vm, struct ticket ticket);
+/* Makes the disk of a VM with image, size and ticket set; the ticket is answered later. */
+void vm_prepare(struct helper *h, struct vm *vm, int image_conf);
 /* Starts the children of a VM in VM_WAIT_ACCEL; answers the ticket when it fails. */
 void vm_launch(struct helper *h, struct vm *vm);
 void vm_expire(struct helper *h, uint64_t now_ms);
 void vm_kill(struct helper *h, struct vm *vm);
 bool vm_is_up(const struct vm *vm);
-enum proto_status status_of(int r);
+/* Of an act that went wrong by @r: PROTO_NO_SPACE or PROTO_FAILED. */
+enum proto_status failure(int r);
 
 /* Every path below is relative to a directory that only root can change. */
 int vmdir_open(int parent_fd, const char *name);
 int vmdir_create(struct helper *h, struct vm *vm, int *ret_disk_fd);
+/* Takes the finished disk back from its user; sets its size in vm->rec, which is then written. */
 int vmdir_finish(struct helper *h, struct vm *vm, int disk_fd);
 int vmdir_remove(int parent_fd, const char *name);
 bool vmdir_has(int dirfd, const char *file);
@@ -345,7 +243,6 @@ int for_each_name(int dirfd, int (*fn)(void *arg, const char *name), void *arg);
 void accel_load(struct helper *h);
 /* Makes sure that a decision is under way; true when there is one already. */
 bool accel_ready(struct helper *h);
-void accel_expire(struct helper *h, uint64_t now_ms);
 /* The group that may open /dev/kvm, 0 when none is needed; -ENOENT, -EACCES. */
 int accel_kvm_group(gid_t *ret_gid);
 

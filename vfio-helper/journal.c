@@ -13,7 +13,6 @@
 #define REFUSAL_BURST       64
 #define REFUSAL_INTERVAL_MS 2000 /* one more each */
 #define MAX_FIELDS          16
-#define TAIL_MAX            (1024 * 1024)
 
 /* Appends one record; a part of one that a full disk left is taken away again. */
 static int append(struct helper *h, const char *event, const struct log_field *fields, size_t n)
@@ -102,8 +101,8 @@ void on_refused(void *ctx, const struct peer *peer, enum server_refusal why, int
 
 int audit_open(struct helper *h, struct err *reterr)
 {
-	struct audit_report report;
 	struct stat st;
+	size_t torn;
 	int r;
 
 	h->audit_fd = openat(h->state_fd, "audit.log",
@@ -111,19 +110,16 @@ int audit_open(struct helper *h, struct err *reterr)
 	if (h->audit_fd < 0 || fstat(h->audit_fd, &st) < 0)
 		return err_errno(reterr, -errno, "cannot open audit.log");
 	/* `qudatactl audit verify` proves all of it; here the end has to fit. */
-	r = audit_verify(h->audit_fd, st.st_size > TAIL_MAX ? (uint64_t)(st.st_size - TAIL_MAX) : 0,
-			 &report);
-	h->chain = report.chain;
-	h->refusals = (struct bucket){.tokens = REFUSAL_BURST, .last_ms = loop_now_ms()};
-	if (r == -EBADMSG) {
-		(void)!write(h->audit_fd, "\n", 1);
-		audit_event(h, LOG_CRIT, "audit-broken", LOG_NUM("OFFSET", report.bad_offset));
-	} else if (r < 0) {
+	r = audit_resume(h->audit_fd, (uint64_t)st.st_size, &h->chain, &torn);
+	if (r < 0 && r != -EBADMSG)
 		return err_errno(reterr, r, "cannot read audit.log");
-	} else if (report.torn_bytes > 0) {
+	h->refusals = (struct bucket){.tokens = REFUSAL_BURST, .last_ms = loop_now_ms()};
+	if (torn > 0)
 		(void)!write(h->audit_fd, "\n", 1);
-		audit_event(h, LOG_WARNING, AUDIT_TORN, LOG_NUM("BYTES", report.torn_bytes));
-	}
+	if (r < 0)
+		audit_event(h, LOG_CRIT, "audit-broken", LOG_NUM("OFFSET", st.st_size));
+	else if (torn > 0)
+		audit_event(h, LOG_WARNING, AUDIT_TORN, LOG_NUM("BYTES", torn));
 	audit_event(h, LOG_NOTICE, "helper-start", LOG_STR("VERSION", QUDATA_VERSION),
 		    LOG_STR("BOOT_ID", h->boot_id));
 	return 0;

@@ -38,7 +38,7 @@ void loop_unwatch(struct helper *h, struct watch *w)
 /* Milliseconds to the nearest deadline for epoll_wait(); -1 when there is none. */
 static int next_timeout(const struct helper *h)
 {
-	uint64_t now = loop_now_ms(), next = h->accel.deadline_ms;
+	uint64_t now = loop_now_ms(), next = 0;
 
 	for (size_t i = 0; i < PROTO_MAX_VMS; i++)
 		if (h->vms[i].deadline_ms != 0 && (next == 0 || h->vms[i].deadline_ms < next))
@@ -50,11 +50,10 @@ static int next_timeout(const struct helper *h)
 
 int loop_run(struct helper *h)
 {
-	while (!h->stop && h->fatal == 0) {
+	while (!h->stop && !h->spawner.lost) {
 		struct epoll_event event;
 		/* One at a time: handling it may end what a second event was for. */
 		int n = epoll_wait(h->epoll_fd, &event, 1, next_timeout(h));
-		uint64_t now = loop_now_ms();
 
 		if (n < 0 && errno != EINTR)
 			return -errno;
@@ -64,8 +63,7 @@ int loop_run(struct helper *h)
 			if (w->fn)
 				w->fn(h, w->arg);
 		}
-		accel_expire(h, now);
-		vm_expire(h, now);
+		vm_expire(h, loop_now_ms());
 	}
-	return h->fatal;
+	return h->spawner.lost ? -EPIPE : 0;
 }

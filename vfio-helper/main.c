@@ -22,16 +22,7 @@ static const char usage[] =
 	"  --config FILE    read FILE instead of " DEFAULT_CONFIG "\n"
 	"  --check-config   check the configuration, note missing accounts, exit\n";
 
-static struct helper helper = {.epoll_fd = -EBADF,
-			       .listen_fd = -EBADF,
-			       .signal_fd = -EBADF,
-			       .state_fd = -EBADF,
-			       .vms_fd = -EBADF,
-			       .run_fd = -EBADF,
-			       .image_fd = -EBADF,
-			       .audit_fd = -EBADF,
-			       .cgroup_fd = -EBADF,
-			       .spawner.fd = -EBADF};
+static struct helper helper = {.spawner.fd = -EBADF};
 
 struct options {
 	const char *config;
@@ -70,7 +61,7 @@ static int run(struct helper *h, const struct options *options, struct err *rete
 
 	if (r < 0)
 		return r;
-	r = accounts_load(&h->config, "/etc/passwd", &h->accounts, reterr);
+	r = accounts_load(&h->config, "/etc/passwd", reterr);
 	if (options->check_only) {
 		/* The file is right; whether this machine is set up for it is another question. */
 		if (r < 0)
@@ -113,7 +104,7 @@ int main(int argc, char *argv[])
 {
 	struct err err = {0};
 	struct options options;
-	int r = priv_sane_start(argc, &err);
+	int r = priv_sane_start(argc, notify_listen_begin(), &err);
 
 	stage_enter(STAGE_CONFIG);
 	log_open("vfio-helper", LOG_INFO);

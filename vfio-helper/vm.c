@@ -16,21 +16,9 @@
 #define PREPARE_DEADLINE_MS 30000
 #define LAUNCH_DEADLINE_MS  10000
 
-enum proto_status status_of(int r)
+enum proto_status failure(int r)
 {
-	switch (r) {
-	case 0:
-		return PROTO_OK;
-	case -ENOSPC:
-	case -EDQUOT:
-		return PROTO_NO_SPACE;
-	case -ENOENT:
-		return PROTO_NOT_FOUND;
-	case -EEXIST:
-		return PROTO_CONFLICT;
-	default:
-		return PROTO_FAILED;
-	}
+	return r == -ENOSPC || r == -EDQUOT ? PROTO_NO_SPACE : PROTO_FAILED;
 }
 
 static uint32_t slot_of(const struct helper *h, const struct vm *vm)
@@ -44,8 +32,6 @@ static void vm_reset(struct vm *vm)
 			  .passt = CHILD_NONE,
 			  .gate = -EBADF,
 			  .disk_fd = -EBADF,
-			  .qemu_watch.fd = -EBADF,
-			  .passt_watch.fd = -EBADF,
 			  .gate_watch.fd = -EBADF};
 }
 
@@ -59,7 +45,7 @@ struct vm *vm_find(struct helper *h, const char *name)
 
 struct vm *vm_free_slot(struct helper *h, const char *name)
 {
-	for (uint32_t i = 0; i < h->config.max_vms; i++) {
+	for (uint32_t i = 0; i < h->config.setup.max_vms; i++) {
 		struct vm *vm = &h->vms[i];
 
 		if (vm->name[0] != '\0')
@@ -84,28 +70,20 @@ static void reply(struct helper *h, struct vm *vm, enum proto_status status, con
 	server_reply(&h->server, &vm->ticket, status, rep, &none);
 }
 
-/* The spawner not answering is the end: the service manager starts both halves anew. */
-static int check_spawner(struct helper *h, int r)
-{
-	if (r == -EPIPE || r == -ETIMEDOUT)
-		h->fatal = r;
-	return r;
-}
-
-static void no_fds(int fds[static FD_ROLES])
-{
-	for (size_t i = 0; i < FD_ROLES; i++)
-		fds[i] = -EBADF;
-}
-
 /* ---- preparing ---- */
+
+static void log_end(const struct vm *vm, const char *program, const struct child_end *end)
+{
+	if (end->kind != PROTO_EXIT_CODE || end->code != 0)
+		log_event(LOG_WARNING, "a VM's process ended abnormally", LOG_STR("VM", vm->name),
+			  LOG_STR("PROGRAM", program), LOG_NUM("EXIT_KIND", end->kind),
+			  LOG_NUM("EXIT_CODE", end->code), LOG_STR("STDERR", end->words));
+}
 
 static void prepare_end(struct helper *h, struct vm *vm, int r)
 {
 	const struct vm_prepare_rep rep = {.disk_mib = vm->rec.disk_mib};
 
-	loop_unwatch(h, &vm->qemu_watch);
-	child_close(&vm->qemu);
 	vm->disk_fd = safe_close(vm->disk_fd);
 	vm->deadline_ms = 0;
 	vm->phase = VM_IDLE;
@@ -118,50 +96,46 @@ static void prepare_end(struct helper *h, struct vm *vm, int r)
 	}
 	audit_event(h, LOG_ERR, "vm-prepare-failed", LOG_STR("VM", vm->name), LOG_ERRNO(r));
 	(void)vmdir_remove(h->vms_fd, vm->name);
-	reply(h, vm, status_of(r) == PROTO_NO_SPACE ? PROTO_NO_SPACE : PROTO_FAILED, NULL);
+	reply(h, vm, r == -ERANGE ? PROTO_INVALID : failure(r), NULL);
 	vm_reset(vm);
 }
 
 static void on_image_made(struct helper *h, void *arg)
 {
 	struct vm *vm = arg;
-	uint32_t kind, code;
-	char words[200];
+	struct child_end end = child_collect(h, &vm->qemu);
 	int r = 0;
 
-	spawn_reap(&h->spawner, &vm->qemu, &kind, &code);
-	if (kind != PROTO_EXIT_CODE || code != 0) {
-		child_last_words(&vm->qemu, words, sizeof(words));
-		log_event(LOG_ERR, "qemu-img failed", LOG_STR("VM", vm->name),
-			  LOG_STR("STDERR", words));
-		r = strstr(words, "No space left") ? -ENOSPC : -EIO;
+	if (end.kind != PROTO_EXIT_CODE || end.code != 0) {
+		log_end(vm, "qemu-img", &end);
+		r = strstr(end.words, "No space left") ? -ENOSPC : -EIO;
 	}
+	if (end.kind == PROTO_EXIT_CODE && end.code == LAUNCH_TOO_SMALL)
+		r = -ERANGE;
 	if (r == 0)
 		r = vmdir_finish(h, vm, vm->disk_fd);
 	prepare_end(h, vm, r);
 }
 
-int vm_prepare(struct helper *h, struct vm *vm, struct ticket ticket)
+void vm_prepare(struct helper *h, struct vm *vm, int image_conf)
 {
 	struct spawn_spec spec = {
 		.program = PROGRAM_QEMU_IMG, .slot = slot_of(h, vm), .disk_mib = vm->rec.disk_mib};
-	int fds[FD_ROLES], r;
+	int fds[FD_ROLES], r = vmdir_create(h, vm, &vm->disk_fd);
 
 	no_fds(fds);
-	vm->ticket = ticket;
+	fds[FD_DISK] = vm->disk_fd;
+	fds[FD_IMAGE] = image_conf;
 	vm->phase = VM_PREPARING;
 	memcpy(spec.vm, vm->name, sizeof(spec.vm));
-	r = vmdir_create(h, vm, &vm->disk_fd);
-	fds[FD_DISK] = vm->disk_fd;
 	if (r == 0)
-		r = check_spawner(h, spawn_child(&h->spawner, &spec, fds, &vm->qemu));
+		r = spawn_child(&h->spawner, &spec, fds, &vm->qemu);
 	if (r == 0)
-		r = loop_watch(h, &vm->qemu_watch, vm->qemu.pidfd, on_image_made, vm);
+		r = child_watch(h, &vm->qemu, on_image_made, vm);
 	if (r < 0)
 		prepare_end(h, vm, r);
 	else
 		vm->deadline_ms = loop_now_ms() + PREPARE_DEADLINE_MS;
-	return PROTO_DEFERRED;
 }
 
 /* ---- ending ---- */
@@ -169,7 +143,7 @@ int vm_prepare(struct helper *h, struct vm *vm, struct ticket ticket)
 static void write_exit(struct helper *h, struct vm *vm)
 {
 	_cleanup_close_ int dir = vmdir_open(h->vms_fd, vm->name);
-	int r = dir < 0 ? dir : RECORD_SAVE(dir, "vm.conf", vm, &vm->rec);
+	int r = dir < 0 ? dir : record_save(dir, "record", &vm->rec, sizeof(vm->rec));
 
 	if (r < 0)
 		log_event(LOG_ERR, "a VM's record cannot be written", LOG_STR("VM", vm->name),
@@ -193,7 +167,6 @@ static void vm_ended(struct helper *h, struct vm *vm)
 	vm->killed = false;
 	vm->deadline_ms = 0;
 	memset(&vm->run, 0, sizeof(vm->run));
-	memset(vm->ports, 0, sizeof(vm->ports));
 	if (!was_up)
 		return;
 	write_exit(h, vm);
@@ -209,7 +182,7 @@ static void launch_fail(struct helper *h, struct vm *vm, int r, const char *why)
 {
 	audit_event(h, LOG_ERR, "vm-start-failed", LOG_STR("VM", vm->name), LOG_STR("WHY", why),
 		    LOG_ERRNO(r));
-	reply(h, vm, status_of(r) == PROTO_NO_SPACE ? PROTO_NO_SPACE : PROTO_FAILED, NULL);
+	reply(h, vm, failure(r), NULL);
 	vm->phase = VM_ENDING;
 	vm->deadline_ms = 0;
 	loop_unwatch(h, &vm->gate_watch);
@@ -220,33 +193,18 @@ static void launch_fail(struct helper *h, struct vm *vm, int r, const char *why)
 		vm_ended(h, vm);
 }
 
-static void log_end(const struct vm *vm, const char *program, const struct child *c, uint32_t kind,
-		    uint32_t code)
-{
-	char words[200];
-
-	if (kind == PROTO_EXIT_CODE && code == 0)
-		return;
-	child_last_words(c, words, sizeof(words));
-	log_event(LOG_WARNING, "a VM's process ended abnormally", LOG_STR("VM", vm->name),
-		  LOG_STR("PROGRAM", program), LOG_NUM("EXIT_KIND", kind),
-		  LOG_NUM("EXIT_CODE", code), LOG_STR("STDERR", words));
-}
-
 static void on_qemu_exit(struct helper *h, void *arg)
 {
 	struct vm *vm = arg;
+	struct child_end end = child_collect(h, &vm->qemu);
 
-	loop_unwatch(h, &vm->qemu_watch);
-	spawn_reap(&h->spawner, &vm->qemu, &vm->rec.exit_kind, &vm->rec.exit_code);
 	/* Of an adopted one nobody is told the status, but what we did ourselves we know. */
-	if (vm->killed && vm->rec.exit_kind == PROTO_EXIT_UNKNOWN) {
-		vm->rec.exit_kind = PROTO_EXIT_SIGNAL;
-		vm->rec.exit_code = SIGKILL;
-	}
+	if (vm->killed && end.kind == PROTO_EXIT_UNKNOWN)
+		end = (struct child_end){.kind = PROTO_EXIT_SIGNAL, .code = SIGKILL};
+	vm->rec.exit_kind = end.kind;
+	vm->rec.exit_code = end.code;
 	if (!vm->killed)
-		log_end(vm, "qemu", &vm->qemu, vm->rec.exit_kind, vm->rec.exit_code);
-	child_close(&vm->qemu);
+		log_end(vm, "qemu", &end);
 	child_kill(&vm->passt);
 	if (vm->phase == VM_LAUNCHING)
 		launch_fail(h, vm, -EIO, "QEMU ended before its start");
@@ -262,18 +220,13 @@ static void on_passt_exit(struct helper *h, void *arg)
 {
 	struct vm *vm = arg;
 	bool alone = vm->qemu.pidfd >= 0 && !vm->killed;
-	uint32_t kind, code;
-	char words[200];
+	struct child_end end = child_collect(h, &vm->passt);
 
-	loop_unwatch(h, &vm->passt_watch);
-	spawn_reap(&h->spawner, &vm->passt, &kind, &code);
-	child_last_words(&vm->passt, words, sizeof(words));
 	if (alone)
-		log_end(vm, "passt", &vm->passt, kind, code);
-	child_close(&vm->passt);
+		log_end(vm, "passt", &end);
 	child_kill(&vm->qemu);
 	if (vm->phase == VM_LAUNCHING) {
-		launch_fail(h, vm, -EIO, words);
+		launch_fail(h, vm, -EIO, end.words);
 		return;
 	}
 	if (alone && vm->phase == VM_UP)
@@ -304,15 +257,25 @@ static int remember_running(struct helper *h, struct vm *vm)
 	if (dir < 0)
 		return dir;
 	memcpy(run->boot_id, h->boot_id, sizeof(run->boot_id));
-	ports_to_text(vm->ports, run->ports_text);
 	run->qemu_pid = (uint32_t)vm->qemu.pid;
 	run->passt_pid = (uint32_t)vm->passt.pid;
 	run->generation = vm->rec.generation;
 	run->started_s = (uint32_t)time(NULL);
-	r = process_identify(vm->qemu.pid, run->qemu_start, &uid);
+	r = process_identify(vm->qemu.pid, &run->qemu_start, &uid);
 	if (r == 0)
-		r = process_identify(vm->passt.pid, run->passt_start, &uid);
-	return r < 0 ? r : RECORD_SAVE(dir, "running", run, run);
+		r = process_identify(vm->passt.pid, &run->passt_start, &uid);
+	return r < 0 ? r : record_save(dir, "running", run, sizeof(*run));
+}
+
+/* "10022:22 10080:80" for the audit log. */
+static void ports_text(const struct proto_port *ports, char *text, size_t size)
+{
+	size_t n = proto_ports_count(ports), len = 0;
+
+	text[0] = '\0';
+	for (size_t i = 0; i < n && len < size; i++)
+		len += (size_t)snprintf(text + len, size - len, "%s%u:%u", i ? " " : "",
+					ports[i].host, ports[i].guest);
 }
 
 /* passt's process has proved that the guest will not reach us: both may go. */
@@ -320,17 +283,12 @@ static void on_gate(struct helper *h, void *arg)
 {
 	struct vm *vm = arg;
 	struct vm_start_rep rep = {.generation = vm->rec.generation, .accel = vm->run.accel};
-	char byte = 0;
+	char byte = 0, ports[256];
 	int r;
 
 	loop_unwatch(h, &vm->gate_watch);
-	if (read(vm->gate, &byte, 1) != 1 || byte != 'I') {
-		char words[200];
-
-		child_last_words(&vm->passt, words, sizeof(words));
-		launch_fail(h, vm, -EIO, words[0] ? words : "the children did not get to the gate");
-		return;
-	}
+	if (read(vm->gate, &byte, 1) != 1 || byte != 'I')
+		return; /* passt's process did not get here: on_passt_exit() will say why */
 	r = remember_running(h, vm);
 	if (r == 0)
 		r = fd_write_all(vm->gate, "GG", 2);
@@ -341,39 +299,24 @@ static void on_gate(struct helper *h, void *arg)
 	vm->gate = safe_close(vm->gate);
 	vm->deadline_ms = 0;
 	vm->phase = VM_UP;
+	ports_text(vm->run.ports, ports, sizeof(ports));
 	audit_event(h, LOG_NOTICE, "vm-start", LOG_STR("VM", vm->name),
 		    LOG_NUM("GENERATION", vm->rec.generation), LOG_NUM("CPUS", vm->run.cpus),
 		    LOG_NUM("MEMORY_MIB", vm->run.memory_mib),
 		    LOG_STR("ACCEL", vm->run.accel == PROTO_ACCEL_KVM ? "kvm" : "tcg"),
-		    LOG_STR("PORTS", vm->run.ports_text), LOG_NUM("PID", vm->qemu.pid),
-		    LOG_NUM("UID", h->accounts.vm[slot_of(h, vm)].uid));
+		    LOG_STR("PORTS", ports), LOG_NUM("PID", vm->qemu.pid),
+		    LOG_NUM("UID", h->config.setup.users[slot_of(h, vm)].uid));
 	reply(h, vm, PROTO_OK, &rep);
 }
 
-static void close_roles(int fds[static FD_ROLES])
-{
-	for (size_t i = 0; i < FD_ROLES; i++)
-		fds[i] = safe_close(fds[i]);
-}
-
 /* All that QEMU is to hold, into @fds; the generation is used up before anything starts. */
-static int gather(struct helper *h, struct vm *vm, int fds[static FD_ROLES],
-		  struct spawn_spec *spec, struct err *reterr)
+static int gather(struct helper *h, struct vm *vm, int fds[static FD_ROLES], struct err *reterr)
 {
 	_cleanup_close_ int dir = vmdir_open(h->vms_fd, vm->name);
-	struct image image;
-	struct image_fds image_fds;
-	int r = image_load(h->image_fd, vm->rec.image, &image, reterr);
+	int r = image_open(h->image_fd, vm->rec.image, fds, reterr);
 
-	if (r == 0)
-		r = image_open(h->image_fd, vm->rec.image, &image_fds, reterr);
 	if (r < 0)
-		return r == -ENOENT ? -EIO : r;
-	fds[FD_BASE] = image_fds.disk;
-	fds[FD_KERNEL] = image_fds.kernel;
-	fds[FD_INITRD] = image_fds.initrd;
-	spec->base_format = image.format;
-	memcpy(spec->append, image.append, sizeof(spec->append));
+		return r;
 	if (dir < 0)
 		return err_errno(reterr, dir, "VM directory");
 	fds[FD_DISK] = vmdir_open_file(dir, "disk.qcow2", O_RDWR);
@@ -383,7 +326,7 @@ static int gather(struct helper *h, struct vm *vm, int fds[static FD_ROLES],
 	vm->rec.generation++;
 	vm->rec.exit_kind = PROTO_EXIT_UNKNOWN; /* what is true should we die from here on */
 	vm->rec.exit_code = 0;
-	r = RECORD_SAVE(dir, "vm.conf", vm, &vm->rec);
+	r = record_save(dir, "record", &vm->rec, sizeof(vm->rec));
 	if (r < 0)
 		return err_errno(reterr, r, "VM record");
 	fds[FD_CGROUP] = cgroup_make(h, vm);
@@ -418,15 +361,15 @@ static int start_children(struct helper *h, struct vm *vm, struct spawn_spec *sp
 	passt_fds[FD_GATE] = fds[FD_GATE];
 	passt_fds[FD_NET] = passt_end;
 	spec->program = PROGRAM_QEMU;
-	r = check_spawner(h, spawn_child(&h->spawner, spec, fds, &vm->qemu));
+	r = spawn_child(&h->spawner, spec, fds, &vm->qemu);
 	if (r == 0)
-		r = loop_watch(h, &vm->qemu_watch, vm->qemu.pidfd, on_qemu_exit, vm);
+		r = child_watch(h, &vm->qemu, on_qemu_exit, vm);
 	if (r < 0)
 		return r;
 	spec->program = PROGRAM_PASST;
-	r = check_spawner(h, spawn_child(&h->spawner, spec, passt_fds, &vm->passt));
+	r = spawn_child(&h->spawner, spec, passt_fds, &vm->passt);
 	if (r == 0)
-		r = loop_watch(h, &vm->passt_watch, vm->passt.pidfd, on_passt_exit, vm);
+		r = child_watch(h, &vm->passt, on_passt_exit, vm);
 	if (r == 0)
 		r = loop_watch(h, &vm->gate_watch, vm->gate, on_gate, vm);
 	return r;
@@ -445,8 +388,8 @@ void vm_launch(struct helper *h, struct vm *vm)
 	vm->run.accel = accel == PROTO_ACCEL_KVM ? PROTO_ACCEL_KVM : PROTO_ACCEL_TCG;
 	spec.accel = vm->run.accel;
 	memcpy(spec.vm, vm->name, sizeof(spec.vm));
-	memcpy(spec.ports, vm->ports, sizeof(spec.ports));
-	r = gather(h, vm, fds, &spec, &err);
+	memcpy(spec.ports, vm->run.ports, sizeof(spec.ports));
+	r = gather(h, vm, fds, &err);
 	if (r == 0)
 		r = start_children(h, vm, &spec, fds);
 	close_roles(fds);
@@ -474,10 +417,10 @@ void vm_expire(struct helper *h, uint64_t now_ms)
 /* ---- finding again ---- */
 
 /* Takes hold of a recorded process if it is still the same one and runs as the slot's user. */
-static int adopt_child(uint32_t pid, const char *start, uid_t uid, struct child *ret_child)
+static int adopt_child(uint32_t pid, uint64_t start, uid_t uid, struct child *ret_child)
 {
 	_cleanup_close_ int pidfd = -EBADF;
-	char now[24];
+	uint64_t now;
 	uid_t now_uid;
 	int r;
 
@@ -487,10 +430,10 @@ static int adopt_child(uint32_t pid, const char *start, uid_t uid, struct child 
 	pidfd = (int)syscall(SYS_pidfd_open, (pid_t)pid, 0);
 	if (pidfd < 0)
 		return -errno;
-	r = process_identify((pid_t)pid, now, &now_uid);
+	r = process_identify((pid_t)pid, &now, &now_uid);
 	if (r < 0)
 		return r;
-	if (!STR_EQ(now, start) || now_uid != uid)
+	if (now != start || now_uid != uid)
 		return -ESRCH;
 	*ret_child =
 		(struct child){.pid = (pid_t)pid, .pidfd = TAKE_FD(pidfd), .stderr_fd = -EBADF};
@@ -500,16 +443,13 @@ static int adopt_child(uint32_t pid, const char *start, uid_t uid, struct child 
 static int adopt(struct helper *h, struct vm *vm)
 {
 	_cleanup_close_ int dir = vmdir_open(h->run_fd, vm->name);
-	uid_t uid = h->accounts.vm[slot_of(h, vm)].uid;
-	int r = dir < 0 ? dir : RECORD_LOAD(dir, "running", run, &vm->run);
+	uid_t uid = h->config.setup.users[slot_of(h, vm)].uid;
+	int r = dir < 0 ? dir : record_load(dir, "running", &vm->run, sizeof(vm->run));
 
 	if (r < 0)
 		return r;
 	if (!STR_EQ(vm->run.boot_id, h->boot_id) || vm->run.generation != vm->rec.generation)
 		return -ESRCH;
-	r = ports_from_text(vm->run.ports_text, vm->ports);
-	if (r < 0)
-		return r;
 	/* passt first: should QEMU be gone, passt has to go, too. */
 	(void)adopt_child(vm->run.passt_pid, vm->run.passt_start, uid, &vm->passt);
 	r = adopt_child(vm->run.qemu_pid, vm->run.qemu_start, uid, &vm->qemu);
@@ -517,11 +457,11 @@ static int adopt(struct helper *h, struct vm *vm)
 		return r;
 	vm->phase = VM_UP;
 	if (vm->qemu.pidfd >= 0)
-		r = loop_watch(h, &vm->qemu_watch, vm->qemu.pidfd, on_qemu_exit, vm);
+		r = child_watch(h, &vm->qemu, on_qemu_exit, vm);
 	else
 		child_kill(&vm->passt);
 	if (vm->passt.pidfd >= 0)
-		r = loop_watch(h, &vm->passt_watch, vm->passt.pidfd, on_passt_exit, vm);
+		r = child_watch(h, &vm->passt, on_passt_exit, vm);
 	else
 		child_kill(&vm->qemu);
 	audit_event(h, LOG_NOTICE, "vm-adopt", LOG_STR("VM", vm->name),
@@ -541,11 +481,12 @@ static int load_one(void *arg, const char *name)
 		log_event(LOG_WARNING, "no VM's directory", LOG_STR("NAME", name), LOG_ERRNO(dir));
 		return 0;
 	}
-	r = RECORD_LOAD(dir, "vm.conf", vm, &rec);
+	r = record_load(dir, "record", &rec, sizeof(rec));
 	if (r == -ENOENT) /* a crash came before the end of making or removing it */
 		return vmdir_remove(h->vms_fd, name);
-	if (r < 0 || rec.slot >= h->config.max_vms || h->vms[rec.slot].name[0] != '\0') {
-		log_event(LOG_ERR, "vm.conf is damaged, or max_vms was lowered below its slot",
+	if (r < 0 || rec.slot >= h->config.setup.max_vms || !proto_name_ok(rec.image) ||
+	    h->vms[rec.slot].name[0] != '\0') {
+		log_event(LOG_ERR, "record is damaged, or max_vms was lowered below its slot",
 			  LOG_STR("VM", name));
 		return -EINVAL;
 	}
@@ -561,7 +502,6 @@ static int load_one(void *arg, const char *name)
 		(void)vmdir_remove(h->run_fd, name);
 		cgroup_remove(h, vm);
 		memset(&vm->run, 0, sizeof(vm->run));
-		memset(vm->ports, 0, sizeof(vm->ports));
 	}
 	return 0;
 }

@@ -11,6 +11,7 @@
 #include "common/ipc.h"
 
 #include <dirent.h>
+#include <endian.h>
 #include <fcntl.h>
 #include <linux/openat2.h>
 #include <sys/syscall.h>
@@ -102,7 +103,7 @@ int vmdir_remove(int parent_fd, const char *name)
 	if (dir < 0)
 		return dir;
 	/* First of all it stops being a VM: what a crash leaves is removed at the next start. */
-	if (unlinkat(dir, "vm.conf", 0) == 0 && fsync(dir) < 0)
+	if (unlinkat(dir, "record", 0) == 0 && fsync(dir) < 0)
 		return -errno;
 	r = for_each_name(dir, remove_entry, &dir);
 	if (r < 0)
@@ -115,7 +116,7 @@ int vmdir_remove(int parent_fd, const char *name)
 int vmdir_create(struct helper *h, struct vm *vm, int *ret_disk_fd)
 {
 	_cleanup_close_ int dir = -EBADF, disk = -EBADF;
-	const struct account *user = &h->accounts.vm[vm - h->vms];
+	const struct account *user = &h->config.setup.users[vm - h->vms];
 	int r = vmdir_remove(h->vms_fd, vm->name);
 
 	if (r < 0)
@@ -135,6 +136,20 @@ int vmdir_create(struct helper *h, struct vm *vm, int *ret_disk_fd)
 	return 0;
 }
 
+/* What qemu-img made of "the image's minimum" stands in the qcow2 header, which we go by. */
+static int disk_size(int fd, uint32_t max_mib, uint32_t *ret_mib)
+{
+	uint64_t size;
+
+	if (pread(fd, &size, sizeof(size), 24) != sizeof(size))
+		return -EIO;
+	size = be64toh(size) >> 20;
+	if (size == 0 || size > max_mib)
+		return -EIO;
+	*ret_mib = (uint32_t)size;
+	return 0;
+}
+
 int vmdir_finish(struct helper *h, struct vm *vm, int disk_fd)
 {
 	_cleanup_close_ int dir = vmdir_open(h->vms_fd, vm->name);
@@ -145,48 +160,36 @@ int vmdir_finish(struct helper *h, struct vm *vm, int disk_fd)
 	if (fchown(disk_fd, 0, 0) < 0 || fchmod(disk_fd, 0600) < 0)
 		return -errno;
 	r = check_file(disk_fd);
+	if (r == 0)
+		r = disk_size(disk_fd, h->config.setup.max_disk_mib, &vm->rec.disk_mib);
 	if (r < 0)
 		return r;
 	if (fsync(disk_fd) < 0)
 		return -errno;
-	r = RECORD_SAVE(dir, "vm.conf", vm, &vm->rec);
+	r = record_save(dir, "record", &vm->rec, sizeof(vm->rec));
 	if (r < 0)
 		return r;
 	return fsync(h->vms_fd) < 0 ? -errno : 0;
 }
 
-static int same_content(int fd, const uint8_t *data, size_t size)
-{
-	uint8_t buf[4096];
-	size_t at = 0;
-
-	for (;;) {
-		ssize_t n = pread(fd, buf, sizeof(buf), (off_t)at);
-
-		if (n < 0)
-			return -errno;
-		if (n == 0)
-			return at == size ? 0 : -EEXIST;
-		if ((size_t)n > size - at || memcmp(buf, data + at, (size_t)n) != 0)
-			return -EEXIST;
-		at += (size_t)n;
-	}
-}
-
 int vmdir_seed(struct helper *h, const struct vm *vm, int memfd, size_t size)
 {
-	static uint8_t data[PROTO_SEED_MAX];
+	static uint8_t data[PROTO_SEED_MAX], old[PROTO_SEED_MAX + 1];
 	_cleanup_close_ int dir = vmdir_open(h->vms_fd, vm->name);
-	_cleanup_close_ int old = -EBADF;
+	_cleanup_close_ int fd = -EBADF;
+	ssize_t n;
 
 	if (dir < 0)
 		return dir;
 	if (size > sizeof(data) || pread(memfd, data, size, 0) != (ssize_t)size)
 		return -EIO;
-	old = vmdir_open_file(dir, "seed.img", O_RDONLY);
-	if (old >= 0)
-		return same_content(old, data, size);
-	return old == -ENOENT ? fd_replace_file(dir, "seed.img", data, size, 0600) : old;
+	fd = vmdir_open_file(dir, "seed.img", O_RDONLY);
+	if (fd < 0)
+		return fd == -ENOENT ? fd_replace_file(dir, "seed.img", data, size, 0600) : fd;
+	n = pread(fd, old, sizeof(old), 0);
+	if (n < 0)
+		return -errno;
+	return (size_t)n == size && memcmp(old, data, size) == 0 ? 0 : -EEXIST;
 }
 
 int vmdir_run(struct helper *h, const struct vm *vm, int fds[static FD_ROLES], struct err *reterr)
@@ -196,7 +199,7 @@ int vmdir_run(struct helper *h, const struct vm *vm, int fds[static FD_ROLES], s
 		enum fd_role role;
 	} sockets[] = {
 		{"qmp.sock", FD_QMP}, {"console.sock", FD_CONSOLE}, {"ready.sock", FD_READY}};
-	gid_t gid = h->accounts.vmmon.gid;
+	gid_t gid = h->config.vmmon.gid;
 	char path[DIR_TEXT_MAX + PROTO_NAME_SIZE + 16];
 	_cleanup_close_ int dir = -EBADF;
 	int r = vmdir_remove(h->run_fd, vm->name);

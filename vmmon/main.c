@@ -264,7 +264,7 @@ int main(int argc, char *argv[])
 {
 	struct daemon_options options;
 	struct err err = {0};
-	int r = priv_sane_start(argc, &err);
+	int r = priv_sane_start(argc, notify_listen_begin(), &err);
 
 	if (r == 0) {
 		r = daemon_options_parse(argc, argv, "vmmon",

@@ -1,25 +1,30 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the spawner accepts and what command lines it builds.
+ * What the spawner and vm-launch accept, and what command lines come of it.
  * Trust: runs in tests only.
  */
-#include "vfio-helper/helper.h"
+#include "common/fd.h"
+#include "vfio-helper/launch/launch.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
+#include <sys/mman.h>
 
 #include <cmocka.h>
 
-static const struct config config = {.qemu_binary = "/q/qemu",
-				     .qemu_img_binary = "/q/img",
-				     .passt_binary = "/q/passt",
-				     .dns = "9.9.9.9",
-				     .max_vms = 4,
-				     .max_cpus = 8,
-				     .max_memory_mib = 4096,
-				     .max_disk_mib = 10000,
-				     .port_low = 10000,
-				     .port_high = 20000};
+static const struct spawn_setup setup = {.qemu_binary = "/q/qemu",
+					 .qemu_img_binary = "/q/img",
+					 .passt_binary = "/q/passt",
+					 .dns = "9.9.9.9",
+					 .max_vms = 4,
+					 .max_cpus = 8,
+					 .max_memory_mib = 4096,
+					 .max_disk_mib = 10000,
+					 .port_low = 10000,
+					 .port_high = 20000};
+
+static struct image image = {
+	.format = IMAGE_QCOW2, .min_disk_mib = 64, .append = "console=ttyS0 quiet"};
 
 static struct spawn_spec vm_spec(enum program program)
 {
@@ -30,19 +35,19 @@ static struct spawn_spec vm_spec(enum program program)
 			       .disk_mib = 1000,
 			       .accel = PROTO_ACCEL_TCG,
 			       .vm = "vm-1",
-			       .ports = {{10022, 22}, {10080, 80}},
-			       .append = "console=ttyS0 quiet"};
+			       .ports = {{10022, 22}, {10080, 80}}};
 
 	s.roles = FD_BIT(FD_STDERR);
 	if (program == PROGRAM_QEMU)
 		s.roles |= FD_BIT(FD_GATE) | FD_BIT(FD_NET) | FD_BIT(FD_CONSOLE) | FD_BIT(FD_DISK) |
-			   FD_BIT(FD_BASE) | FD_BIT(FD_SEED) | FD_BIT(FD_QMP) | FD_BIT(FD_READY);
+			   FD_BIT(FD_BASE) | FD_BIT(FD_IMAGE) | FD_BIT(FD_SEED) | FD_BIT(FD_QMP) |
+			   FD_BIT(FD_READY);
 	else if (program == PROGRAM_PASST)
 		s.roles |= FD_BIT(FD_GATE) | FD_BIT(FD_NET);
 	else if (program == PROGRAM_QEMU_IMG)
-		s.roles |= FD_BIT(FD_DISK);
+		s.roles |= FD_BIT(FD_DISK) | FD_BIT(FD_IMAGE);
 	else
-		s.roles |= FD_BIT(FD_CONSOLE) | FD_BIT(FD_KERNEL);
+		s.roles |= FD_BIT(FD_KERNEL);
 	return s;
 }
 
@@ -69,7 +74,7 @@ static void test_accepts(void **state)
 	for (int p = PROGRAM_QEMU; p <= PROGRAM_TRIAL; p++) {
 		struct spawn_spec s = vm_spec((enum program)p);
 
-		assert_int_equal(spec_check(&s, &config), 0);
+		assert_int_equal(spec_check(&s, &setup), 0);
 	}
 }
 
@@ -78,7 +83,7 @@ static void test_accepts(void **state)
 		struct spawn_spec s = vm_spec(program);                                            \
                                                                                                    \
 		s.change;                                                                          \
-		assert_int_equal(spec_check(&s, &config), -EINVAL);                                \
+		assert_int_equal(spec_check(&s, &setup), -EINVAL);                                 \
 	} while (0)
 
 static void test_refuses_values(void **state)
@@ -93,12 +98,9 @@ static void test_refuses_values(void **state)
 	REFUSED(PROGRAM_QEMU, memory_mib = 4097);
 	REFUSED(PROGRAM_QEMU, accel = PROTO_ACCEL_UNDECIDED);
 	REFUSED(PROGRAM_QEMU, accel = PROTO_ACCEL_MAX + 1);
-	REFUSED(PROGRAM_QEMU, base_format = -1);
-	REFUSED(PROGRAM_QEMU, base_format = IMAGE_RAW + 1);
 	REFUSED(PROGRAM_PASST, ports[0].host = 9999);
 	REFUSED(PROGRAM_PASST, ports[1].host = 20001);
 	REFUSED(PROGRAM_PASST, ports[1].guest = 0);
-	REFUSED(PROGRAM_QEMU_IMG, disk_mib = 0);
 	REFUSED(PROGRAM_QEMU_IMG, disk_mib = 10001);
 }
 
@@ -113,11 +115,9 @@ static void test_refuses_text(void **state)
 
 		memset(s.vm, 0, sizeof(s.vm));
 		memcpy(s.vm, names[i], strlen(names[i]));
-		assert_int_equal(spec_check(&s, &config), -EINVAL);
+		assert_int_equal(spec_check(&s, &setup), -EINVAL);
 	}
 	REFUSED(PROGRAM_QEMU, vm[20] = 'x'); /* behind the end */
-	REFUSED(PROGRAM_QEMU, append[3] = '\n');
-	REFUSED(PROGRAM_QEMU, append[APPEND_MAX - 1] = 'x');
 	REFUSED(PROGRAM_TRIAL, vm[20] = 'x');
 }
 
@@ -143,7 +143,7 @@ static void test_qemu(void **state)
 	struct args a;
 
 	(void)state;
-	assert_int_equal(spec_args(&s, &config, &a), 0);
+	assert_int_equal(spec_args(&s, &setup, &image, &a), 0);
 	assert_string_equal(a.argv[0], "/q/qemu");
 	assert_null(a.argv[a.n]);
 	assert_string_equal(after(&a, "-sandbox"), "on,obsolete=deny,elevateprivileges=deny,"
@@ -157,10 +157,10 @@ static void test_qemu(void **state)
 	assert_false(has(&a, "-kernel") || has(&a, "-append") || has(&a, "-initrd"));
 	s.roles |= FD_BIT(FD_KERNEL) | FD_BIT(FD_INITRD);
 	s.accel = PROTO_ACCEL_KVM;
-	assert_int_equal(spec_args(&s, &config, &a), 0);
+	assert_int_equal(spec_args(&s, &setup, &image, &a), 0);
 	assert_string_equal(after(&a, "-append"), "console=ttyS0 quiet");
-	assert_string_equal(after(&a, "-kernel"), "/proc/self/fd/13");
-	assert_string_equal(after(&a, "-initrd"), "/proc/self/fd/14");
+	assert_string_equal(after(&a, "-kernel"), "/proc/self/fd/14");
+	assert_string_equal(after(&a, "-initrd"), "/proc/self/fd/15");
 	assert_string_equal(after(&a, "-accel"), "kvm");
 	assert_string_equal(after(&a, "-cpu"), "host");
 }
@@ -174,13 +174,14 @@ static void test_longest(void **state)
 	(void)state;
 	s.roles |= FD_BIT(FD_KERNEL) | FD_BIT(FD_INITRD);
 	memset(s.vm, 'a', PROTO_NAME_MAX);
-	memset(s.append, 'b', APPEND_MAX - 1);
+	image.append[APPEND_MAX - 1] = '\0';
+	memset(image.append, 'b', APPEND_MAX - 1);
 	for (size_t i = 0; i < PROTO_MAX_PORTS; i++)
 		s.ports[i] = (struct proto_port){(uint16_t)(10000 + i), UINT16_MAX};
-	assert_int_equal(spec_check(&s, &config), 0);
-	assert_int_equal(spec_args(&s, &config, &a), 0);
+	assert_int_equal(spec_check(&s, &setup), 0);
+	assert_int_equal(spec_args(&s, &setup, &image, &a), 0);
 	s.program = PROGRAM_PASST;
-	assert_int_equal(spec_args(&s, &config, &a), 0);
+	assert_int_equal(spec_args(&s, &setup, &image, &a), 0);
 }
 
 static void test_passt(void **state)
@@ -190,7 +191,7 @@ static void test_passt(void **state)
 	size_t n = 0;
 
 	(void)state;
-	assert_int_equal(spec_args(&s, &config, &a), 0);
+	assert_int_equal(spec_args(&s, &setup, &image, &a), 0);
 	assert_string_equal(a.argv[0], "/q/passt");
 	assert_true(has(&a, "--no-map-gw") && has(&a, "--foreground"));
 	assert_string_equal(after(&a, "--udp-ports"), "none");
@@ -200,7 +201,7 @@ static void test_passt(void **state)
 	assert_int_equal(n, 2);
 	assert_true(has(&a, "127.0.0.1/10022:22") && has(&a, "127.0.0.1/10080:80"));
 	memset(s.ports, 0, sizeof(s.ports));
-	assert_int_equal(spec_args(&s, &config, &a), 0);
+	assert_int_equal(spec_args(&s, &setup, &image, &a), 0);
 	assert_string_equal(after(&a, "--tcp-ports"), "none");
 }
 
@@ -210,14 +211,40 @@ static void test_small_programs(void **state)
 	struct args a;
 
 	(void)state;
-	assert_int_equal(spec_args(&s, &config, &a), 0);
+	assert_int_equal(spec_args(&s, &setup, &image, &a), 0);
 	assert_int_equal(a.n, 7);
 	assert_string_equal(a.argv[5], "/proc/self/fd/8");
 	assert_string_equal(a.argv[6], "1000M");
+	s.disk_mib = 0;
+	assert_int_equal(spec_args(&s, &setup, &image, &a), 0);
+	assert_string_equal(a.argv[6], "64M");
 	s = vm_spec(PROGRAM_TRIAL);
-	assert_int_equal(spec_args(&s, &config, &a), 0);
+	assert_int_equal(spec_args(&s, &setup, &image, &a), 0);
 	assert_string_equal(after(&a, "-accel"), "kvm");
 	assert_false(has(&a, "-netdev") || has(&a, "-blockdev"));
+}
+
+static void test_image(void **state)
+{
+	static const char *const bad[] = {"", "format = raw\n", "min_disk_mib = 5\n",
+					  "format = vmdk\nmin_disk_mib = 5\n",
+					  "format = raw\nmin_disk_mib = 0\n"};
+	static const char good[] = "format = raw\nmin_disk_mib = 5\nappend = quiet\n";
+	struct image got = {0};
+	struct err err;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(bad) + 1; i++) {
+		const char *text = i < ARRAY_LEN(bad) ? bad[i] : good;
+		_cleanup_close_ int fd = memfd_create("image.conf", MFD_CLOEXEC);
+
+		assert_int_equal(fd_write_all(fd, text, strlen(text)), 0);
+		assert_int_equal(lseek(fd, 0, SEEK_SET), 0);
+		assert_int_equal(image_read(fd, &got, &err), text == good ? 0 : -EINVAL);
+	}
+	assert_int_equal(got.format, IMAGE_RAW);
+	assert_int_equal(got.min_disk_mib, 5);
+	assert_string_equal(got.append, "quiet");
 }
 
 int main(void)
@@ -227,6 +254,7 @@ int main(void)
 		cmocka_unit_test(test_refuses_text), cmocka_unit_test(test_refuses_roles),
 		cmocka_unit_test(test_qemu),         cmocka_unit_test(test_longest),
 		cmocka_unit_test(test_passt),        cmocka_unit_test(test_small_programs),
+		cmocka_unit_test(test_image),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

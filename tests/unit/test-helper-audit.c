@@ -144,6 +144,67 @@ static void test_torn(void **state)
 	assert_int_equal(verify(buf, torn + 1, 0, &report), -EBADMSG);
 }
 
+static int resume(const char *text, size_t len, struct audit_chain *ret_chain, size_t *ret_torn)
+{
+	_cleanup_close_ int fd = memfd_create("log", MFD_CLOEXEC);
+
+	assert_int_equal(fd_write_all(fd, text, len), 0);
+	return audit_resume(fd, len, ret_chain, ret_torn);
+}
+
+/* Wherever the log ends, what is resumed is where the proof ended. */
+static void test_resume(void **state)
+{
+	struct audit_report report;
+	struct audit_chain chain;
+	char buf[4096];
+	size_t len = make_log(buf, sizeof(buf)), torn;
+
+	(void)state;
+	for (size_t cut = 0; cut <= len; cut++) {
+		assert_int_equal(verify(buf, cut, 0, &report), 0);
+		assert_int_equal(resume(buf, cut, &chain, &torn), 0);
+		assert_int_equal(torn, report.torn_bytes);
+		assert_int_equal(chain.seq, report.chain.seq);
+		assert_string_equal(chain.hash, report.chain.hash);
+	}
+	/* The last record edited. */
+	buf[len - 3] ^= 1;
+	assert_int_equal(resume(buf, len, &chain, &torn), -EBADMSG);
+	assert_int_equal(chain.seq, N_LINES - 1);
+	buf[len - 3] ^= 1;
+	/* Zeros that a power cut left are a torn line. */
+	memset(buf + len, 0, 100);
+	assert_int_equal(resume(buf, len + 100, &chain, &torn), 0);
+	assert_int_equal(chain.seq, N_LINES);
+	assert_int_equal(torn, 100);
+}
+
+/* In a log longer than what is looked at, too. */
+static void test_resume_long(void **state)
+{
+	struct audit_chain chain = AUDIT_CHAIN_INIT, got;
+	static char buf[64 * 1024];
+	char line[AUDIT_LINE_MAX], value[700];
+	size_t len = 0, torn;
+
+	(void)state;
+	memset(value, 'x', sizeof(value));
+	value[sizeof(value) - 1] = '\0';
+	for (int i = 0; i < 60; i++) {
+		const struct log_field field = LOG_STR("WHY", value + i * 10);
+		ssize_t n = audit_format(&chain, 1, "refused", &field, 1, line);
+
+		assert_true(n > 0 && len + (size_t)n < sizeof(buf));
+		memcpy(buf + len, line, (size_t)n);
+		len += (size_t)n;
+		assert_int_equal(resume(buf, len, &got, &torn), 0);
+		assert_int_equal(torn, 0);
+		assert_int_equal(got.seq, chain.seq);
+		assert_string_equal(got.hash, chain.hash);
+	}
+}
+
 static void test_escaping(void **state)
 {
 	struct audit_chain chain = AUDIT_CHAIN_INIT, before = chain;
@@ -165,9 +226,10 @@ static void test_escaping(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_sha256),     cmocka_unit_test(test_whole),
-		cmocka_unit_test(test_every_byte), cmocka_unit_test(test_missing_line),
-		cmocka_unit_test(test_torn),       cmocka_unit_test(test_escaping),
+		cmocka_unit_test(test_sha256),      cmocka_unit_test(test_whole),
+		cmocka_unit_test(test_every_byte),  cmocka_unit_test(test_missing_line),
+		cmocka_unit_test(test_torn),        cmocka_unit_test(test_resume),
+		cmocka_unit_test(test_resume_long), cmocka_unit_test(test_escaping),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -46,10 +46,10 @@ static void test_config(void **state)
 
 	(void)state;
 	assert_int_equal(load_text("# all defaults\n", &c, &err), 0);
-	assert_true(c.require_isolation);
+	assert_true(c.setup.require_isolation);
 	assert_int_equal(c.accel, ACCEL_AUTO);
 	assert_int_equal(load_text("max_memory_mib = 8G\naccel = tcg\n", &c, &err), 0);
-	assert_int_equal(c.max_memory_mib, 8192);
+	assert_int_equal(c.setup.max_memory_mib, 8192);
 	for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
 		err.text[0] = '\0';
 		assert_true(load_text(bad[i], &c, &err) < 0);
@@ -58,16 +58,16 @@ static void test_config(void **state)
 	assert_int_equal(config_load("/nonexistent/helper.conf", &c, &err), -ENOENT);
 }
 
-static int load_accounts(const char *text, struct accounts *ret)
+static int load_accounts(const char *text, struct config *ret)
 {
-	const struct config c = {
-		.agentd_user = "a", .vmmon_user = "m", .vm_user_prefix = "v", .max_vms = 2};
 	char path[64];
 	struct err err;
 
+	*ret = (struct config){
+		.agentd_user = "a", .vmmon_user = "m", .vm_user_prefix = "v", .setup.max_vms = 2};
 	put_file(dirfd_, "passwd", text);
 	(void)snprintf(path, sizeof(path), "%s/passwd", dir);
-	return accounts_load(&c, path, ret, &err);
+	return accounts_load(ret, path, &err);
 }
 
 static void test_accounts(void **state)
@@ -81,13 +81,13 @@ static void test_accounts(void **state)
 		"a:x:1:1:::\nm:x:2:2:::\nv0:x:3:2:::\nv1:x:4:4:::\n", /* a peer's group */
 		"a:x:1:1:::\nm:x:1:2:::\nv0:x:3:3:::\nv1:x:4:4:::\n", /* peers alike */
 	};
-	struct accounts a = {0};
+	struct config a;
 
 	(void)state;
 	assert_int_equal(load_accounts("a:x:1:1:::\nm:x:2:2:::\nv0:x:3:3:::\nv1:x:4:5:::\n", &a),
 			 0);
-	assert_int_equal(a.vm[1].uid, 4);
-	assert_int_equal(a.vm[1].gid, 5);
+	assert_int_equal(a.setup.users[1].uid, 4);
+	assert_int_equal(a.setup.users[1].gid, 5);
 	for (size_t i = 0; i < ARRAY_LEN(bad); i++)
 		assert_true(load_accounts(bad[i], &a) < 0);
 }
@@ -96,52 +96,63 @@ static void test_records(void **state)
 {
 	const struct vm_record rec = {
 		.image = "base", .slot = 3, .disk_mib = 100, .generation = UINT32_MAX};
-	struct run_record run = {.boot_id = "b", .qemu_start = "123456789012345", .qemu_pid = 7};
+	const struct run_record run = {
+		.boot_id = "b", .qemu_start = UINT64_MAX, .qemu_pid = 7, .ports = {{10022, 22}}};
 	struct vm_record got = {0};
 	struct run_record got_run = {0};
 
 	(void)state;
-	assert_int_equal(RECORD_SAVE(dirfd_, "vm.conf", vm, &rec), 0);
-	assert_int_equal(RECORD_LOAD(dirfd_, "vm.conf", vm, &got), 0);
+	assert_int_equal(record_save(dirfd_, "record", &rec, sizeof(rec)), 0);
+	assert_int_equal(record_load(dirfd_, "record", &got, sizeof(got)), 0);
 	assert_memory_equal(&rec, &got, sizeof(rec));
-	assert_int_equal(RECORD_SAVE(dirfd_, "running", run, &run), 0);
-	assert_int_equal(RECORD_LOAD(dirfd_, "running", run, &got_run), 0);
+	assert_int_equal(record_save(dirfd_, "running", &run, sizeof(run)), 0);
+	assert_int_equal(record_load(dirfd_, "running", &got_run, sizeof(got_run)), 0);
 	assert_memory_equal(&run, &got_run, sizeof(run));
-	put_file(dirfd_, "vm.conf", "slot = 1\nslot = 2\n");
-	assert_true(RECORD_LOAD(dirfd_, "vm.conf", vm, &got) < 0);
-	assert_int_equal(RECORD_LOAD(dirfd_, "none", vm, &got), -ENOENT);
+	assert_int_equal(record_load(dirfd_, "none", &got, sizeof(got)), -ENOENT);
 }
 
-static void test_ports(void **state)
+/* A bit changed, a byte lost or added, another kind of record: none is taken for a record. */
+static void test_damaged_records(void **state)
 {
-	static const char *const bad[] = {"1", "1:", ":1", "0:1", "1:0", "1:2,3:4", "1:2 ", "a:b"};
-	struct proto_port ports[PROTO_MAX_PORTS] = {0}, got[PROTO_MAX_PORTS];
-	char text[PORTS_TEXT_MAX];
+	const struct vm_record rec = {.image = "base", .slot = 3, .disk_mib = 100};
+	struct vm_record got = {.slot = 9};
+	char bytes[sizeof(rec) + 64] = "";
+	ssize_t n;
 
 	(void)state;
-	for (size_t n = 0; n <= PROTO_MAX_PORTS; n++) {
-		ports_to_text(ports, text);
-		assert_int_equal(ports_from_text(text, got), 0);
-		assert_memory_equal(ports, got, sizeof(ports));
-		if (n < PROTO_MAX_PORTS)
-			ports[n] = (struct proto_port){(uint16_t)(65535 - n), 65535};
+	assert_int_equal(record_save(dirfd_, "record", &rec, sizeof(rec)), 0);
+	n = fd_read_file(dirfd_, "record", bytes, sizeof(bytes));
+	assert_true(n > (ssize_t)sizeof(rec));
+	for (ssize_t i = 0; i < n; i++) {
+		bytes[i] ^= 1;
+		assert_int_equal(fd_replace_file(dirfd_, "record", bytes, (size_t)n, 0600), 0);
+		assert_int_equal(record_load(dirfd_, "record", &got, sizeof(got)), -EBADMSG);
+		bytes[i] ^= 1;
 	}
-	for (size_t i = 0; i < ARRAY_LEN(bad); i++)
-		assert_int_equal(ports_from_text(bad[i], got), -EINVAL);
+	for (ssize_t len = 0; len <= n + 1; len++) {
+		int want = len == n ? 0 : -EBADMSG;
+
+		assert_int_equal(got.slot, 9);
+		assert_int_equal(fd_replace_file(dirfd_, "record", bytes, (size_t)len, 0600), 0);
+		assert_int_equal(record_load(dirfd_, "record", &got, sizeof(got)), want);
+		if (len == n)
+			got.slot = 9;
+	}
+	assert_int_equal(fd_replace_file(dirfd_, "other", bytes, (size_t)n, 0600), 0);
+	assert_int_equal(record_load(dirfd_, "other", &got, sizeof(got)), -EBADMSG);
 }
 
 static void test_process(void **state)
 {
-	char start[24], again[24];
+	uint64_t start = 0, again = 1;
 	uid_t uid = 12345;
 
 	(void)state;
-	assert_int_equal(process_identify(getpid(), start, &uid), 0);
-	assert_int_equal(process_identify(getpid(), again, &uid), 0);
-	assert_string_equal(start, again);
-	assert_true(strtoull(start, NULL, 10) > 0);
+	assert_int_equal(process_identify(getpid(), &start, &uid), 0);
+	assert_int_equal(process_identify(getpid(), &again, &uid), 0);
+	assert_true(start > 0 && start == again);
 	assert_int_equal(uid, getuid());
-	assert_true(process_identify(INT_MAX, start, &uid) < 0);
+	assert_true(process_identify(INT_MAX, &start, &uid) < 0);
 }
 
 /* Names that would leave the directory, and things that are not what they should be. */
@@ -205,37 +216,32 @@ static void test_trusted(void **state)
 
 static void test_image(void **state)
 {
-	static const char *const bad[] = {"", "format = raw\n", "min_disk_mib = 5\n",
-					  "format = vmdk\nmin_disk_mib = 5\n",
-					  "format = raw\nmin_disk_mib = 0\n"};
 	_cleanup_close_ int img = -EBADF;
-	struct image_fds fds;
-	struct image image;
+	int fds[FD_ROLES];
 
 	(void)state;
 	if (geteuid() != 0)
 		skip();
-	assert_int_equal(image_load(dirfd_, "img", &image, NULL), -ENOENT);
+	no_fds(fds);
+	assert_int_equal(image_open(dirfd_, "img", fds, NULL), -ENOENT);
+	assert_int_equal(image_open_conf(dirfd_, "img"), -ENOENT);
 	assert_int_equal(mkdirat(dirfd_, "img", 0755), 0);
 	img = vmdir_open(dirfd_, "img");
-	for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
-		put_file(img, "image.conf", bad[i]);
-		assert_int_equal(image_load(dirfd_, "img", &image, NULL), -EINVAL);
-	}
 	put_file(img, "image.conf", "format = raw\nmin_disk_mib = 5\nappend = quiet\n");
-	assert_int_equal(image_load(dirfd_, "img", &image, NULL), 0);
-	assert_int_equal(image.format, IMAGE_RAW);
-	assert_true(image_open(dirfd_, "img", &fds, NULL) < 0); /* no disk */
+	assert_true(image_open(dirfd_, "img", fds, NULL) < 0); /* no disk */
+	close_roles(fds);
 	put_file(img, "disk.img", "disk");
-	assert_int_equal(image_open(dirfd_, "img", &fds, NULL), 0);
-	assert_true(fds.disk >= 0 && fds.kernel < 0 && fds.initrd < 0);
-	image_close(&fds);
+	assert_int_equal(image_open(dirfd_, "img", fds, NULL), 0);
+	assert_true(fds[FD_IMAGE] >= 0 && fds[FD_BASE] >= 0 && fds[FD_KERNEL] < 0 &&
+		    fds[FD_INITRD] < 0);
+	close_roles(fds);
 	put_file(img, "kernel", "kernel");
-	assert_int_equal(image_open(dirfd_, "img", &fds, NULL), 0);
-	assert_true(fds.kernel >= 0);
-	image_close(&fds);
+	assert_int_equal(image_open(dirfd_, "img", fds, NULL), 0);
+	assert_true(fds[FD_KERNEL] >= 0);
+	close_roles(fds);
 	assert_int_equal(fchmodat(img, "kernel", 0600, 0), 0);
-	assert_int_equal(image_open(dirfd_, "img", &fds, NULL), -EACCES);
+	assert_int_equal(image_open(dirfd_, "img", fds, NULL), -EACCES);
+	close_roles(fds);
 }
 
 static void test_seed(void **state)
@@ -286,7 +292,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_config),    cmocka_unit_test(test_accounts),
-		cmocka_unit_test(test_records),   cmocka_unit_test(test_ports),
+		cmocka_unit_test(test_records),   cmocka_unit_test(test_damaged_records),
 		cmocka_unit_test(test_process),   cmocka_unit_test(test_beneath),
 		cmocka_unit_test(test_open_file), cmocka_unit_test(test_trusted),
 		cmocka_unit_test(test_image),     cmocka_unit_test(test_seed),

@@ -3,6 +3,7 @@
  * Start-up stages and the giving up of privilege, checked by asking the kernel in a child.
  * Trust: runs in tests only; as root it tries everything, otherwise what an ordinary user can.
  */
+#include "common/notify.h"
 #include "common/priv.h"
 #include "tests/unit/rig.h"
 
@@ -309,7 +310,7 @@ static int sane_start(void *arg)
 	for (int fd = 0; fd < 3; fd++)
 		if (s->closed == fd || s->closed == 3)
 			(void)close(fd);
-	if (priv_sane_start(1, &err) != 0)
+	if (priv_sane_start(1, notify_listen_begin(), &err) != 0)
 		return 1;
 	for (int fd = 0; fd < 3; fd++)
 		if (fcntl(fd, F_GETFD) != 0) /* open, and not close-on-exec */
@@ -356,7 +357,7 @@ static void test_sane_start(void **state)
 		if (status != 0)
 			fail_msg("case %zu: status %#x", i, (unsigned int)status);
 	}
-	assert_int_equal(priv_sane_start(0, &err), -EINVAL);
+	assert_int_equal(priv_sane_start(0, notify_listen_begin(), &err), -EINVAL);
 	assert_true(err.text[0] != '\0');
 }
 

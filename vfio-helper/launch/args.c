@@ -1,74 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * From a typed description to a command line. Pure: no I/O, no state.
- * Trust: runs as root in both halves of the helper; every number and name in a spec is checked here
- * once more, whoever wrote it. Nothing that came over IPC but numbers and a NAME gets into an
+ * From a checked description to a command line. Pure: no I/O, no state.
+ * Trust: runs as a VM's user. Nothing that came over IPC but numbers and a NAME gets into an
  * argument; the kernel's command line is the image's own, from root's image.conf.
  */
-#include "vfio-helper/helper.h"
+#include "vfio-helper/launch/launch.h"
 
 #include <stdarg.h>
-
-/* What each program must be given and may be given besides. */
-static const struct {
-	uint32_t must, may;
-} program_roles[] = {
-	[PROGRAM_QEMU] = {FD_BIT(FD_STDERR) | FD_BIT(FD_GATE) | FD_BIT(FD_NET) |
-				  FD_BIT(FD_CONSOLE) | FD_BIT(FD_DISK) | FD_BIT(FD_BASE) |
-				  FD_BIT(FD_SEED) | FD_BIT(FD_QMP) | FD_BIT(FD_READY),
-			  FD_BIT(FD_CGROUP) | FD_BIT(FD_KERNEL) | FD_BIT(FD_INITRD)},
-	[PROGRAM_PASST] = {FD_BIT(FD_STDERR) | FD_BIT(FD_GATE) | FD_BIT(FD_NET), FD_BIT(FD_CGROUP)},
-	[PROGRAM_QEMU_IMG] = {FD_BIT(FD_STDERR) | FD_BIT(FD_DISK), 0},
-	[PROGRAM_TRIAL] = {FD_BIT(FD_STDERR) | FD_BIT(FD_CONSOLE) | FD_BIT(FD_KERNEL), 0},
-};
-
-static bool within(uint32_t value, uint32_t low, uint32_t high)
-{
-	return value >= low && value <= high;
-}
-
-/* Printable, ended, and the rest of the field zero. */
-static bool text_ok(const char *text, size_t size)
-{
-	size_t len = strnlen(text, size);
-
-	if (len == size)
-		return false;
-	for (size_t i = 0; i < size; i++)
-		if (i < len ? text[i] < 0x20 || text[i] > 0x7e : text[i] != 0)
-			return false;
-	return true;
-}
-
-static bool vm_ok(const struct spawn_spec *s, const struct config *c)
-{
-	size_t n = proto_ports_count(s->ports);
-
-	for (size_t i = 0; i < n; i++)
-		if (!within(s->ports[i].host, c->port_low, c->port_high) || s->ports[i].guest == 0)
-			return false;
-	return within(s->cpus, 1, c->max_cpus) && within(s->memory_mib, 128, c->max_memory_mib) &&
-	       within(s->accel, PROTO_ACCEL_KVM, PROTO_ACCEL_TCG) &&
-	       within((uint32_t)s->base_format, IMAGE_QCOW2, IMAGE_RAW);
-}
-
-int spec_check(const struct spawn_spec *s, const struct config *c)
-{
-	if (!within(s->program, PROGRAM_QEMU, PROGRAM_TRIAL) || s->slot >= c->max_vms)
-		return -EINVAL;
-	if ((s->roles & program_roles[s->program].must) != program_roles[s->program].must ||
-	    (s->roles & ~(program_roles[s->program].must | program_roles[s->program].may)))
-		return -EINVAL;
-	if (!text_ok(s->vm, sizeof(s->vm)) || !text_ok(s->append, sizeof(s->append)))
-		return -EINVAL;
-	if (s->program == PROGRAM_TRIAL)
-		return 0;
-	if (!proto_name_valid(s->vm))
-		return -EINVAL;
-	if (s->program == PROGRAM_QEMU_IMG)
-		return within(s->disk_mib, 1, c->max_disk_mib) ? 0 : -EINVAL;
-	return vm_ok(s, c) ? 0 : -EINVAL;
-}
 
 static void _printf_(2, 0) add_va(struct args *a, const char *format, va_list ap)
 {
@@ -130,7 +68,7 @@ static void add_chardev(struct args *a, const char *id, enum fd_role role)
 }
 
 /* QEMU opens these by name only; the descriptor is opened again, read-only, as the VM's user. */
-static void add_kernel(struct args *a, const struct spawn_spec *s)
+static void add_kernel(struct args *a, const struct spawn_spec *s, const struct image *image)
 {
 	if (!(s->roles & FD_BIT(FD_KERNEL)))
 		return;
@@ -138,12 +76,13 @@ static void add_kernel(struct args *a, const struct spawn_spec *s)
 	if (s->roles & FD_BIT(FD_INITRD)) {
 		opt(a, "-initrd", "/proc/self/fd/%d", CHILD_FD(FD_INITRD));
 	}
-	if (s->append[0] != '\0') {
-		opt(a, "-append", "%s", s->append);
+	if (image->append[0] != '\0') {
+		opt(a, "-append", "%s", image->append);
 	}
 }
 
-static void qemu_args(const struct spawn_spec *s, const struct config *c, struct args *a)
+static void qemu_args(const struct spawn_spec *s, const struct spawn_setup *c,
+		      const struct image *image, struct args *a)
 {
 	static const char *const devices[] = {
 		"-device", "virtio-blk-pci,drive=root,bootindex=1",
@@ -165,7 +104,7 @@ static void qemu_args(const struct spawn_spec *s, const struct config *c, struct
 	opt(a, "-cpu", "%s", kvm ? "host" : "max");
 	opt(a, "-smp", "%u", s->cpus);
 	opt(a, "-m", "%u", s->memory_mib);
-	add_disk(a, "base", s->base_format == IMAGE_RAW ? "raw" : "qcow2", FD_BASE, "read-only=on",
+	add_disk(a, "base", image->format == IMAGE_RAW ? "raw" : "qcow2", FD_BASE, "read-only=on",
 		 "file.read-only=on");
 	add_disk(a, "root", "qcow2", FD_DISK, "discard=unmap,detect-zeroes=unmap,backing=base",
 		 "file.discard=unmap");
@@ -176,7 +115,7 @@ static void qemu_args(const struct spawn_spec *s, const struct config *c, struct
 	opt(a, "-netdev", "stream,id=net,server=off,addr.type=fd,addr.str=%d", CHILD_FD(FD_NET));
 	opt(a, "-device", "virtio-net-pci,netdev=net,romfile=,mac=52:54:00:51:44:%02x", s->slot);
 	add_all(a, devices);
-	add_kernel(a, s);
+	add_kernel(a, s, image);
 }
 
 /*
@@ -184,7 +123,7 @@ static void qemu_args(const struct spawn_spec *s, const struct config *c, struct
  * whatever the host's network looks like, and takes no address of the host. One -t per port: passt
  * takes a port in use for fatal only then.
  */
-static void passt_args(const struct spawn_spec *s, const struct config *c, struct args *a)
+static void passt_args(const struct spawn_spec *s, const struct spawn_setup *c, struct args *a)
 {
 	static const char *const fixed[] = {
 		"--foreground", "--quiet",   "--stderr",  "--ipv4-only", "--no-map-gw",
@@ -205,17 +144,18 @@ static void passt_args(const struct spawn_spec *s, const struct config *c, struc
 	}
 }
 
-static void qemu_img_args(const struct spawn_spec *s, const struct config *c, struct args *a)
+static void qemu_img_args(const struct spawn_spec *s, const struct spawn_setup *c,
+			  const struct image *image, struct args *a)
 {
 	static const char *const fixed[] = {"create", "-q", "-f", "qcow2", NULL};
 
 	add(a, "%s", c->qemu_img_binary);
 	add_all(a, fixed);
 	add(a, "/proc/self/fd/%d", CHILD_FD(FD_DISK));
-	add(a, "%uM", s->disk_mib);
+	add(a, "%uM", s->disk_mib != 0 ? s->disk_mib : image->min_disk_mib);
 }
 
-static void trial_args(const struct config *c, struct args *a)
+static void trial_args(const struct spawn_setup *c, struct args *a)
 {
 	static const char *const fixed[] = {
 		"-machine",
@@ -235,11 +175,12 @@ static void trial_args(const struct config *c, struct args *a)
 	add_all(a, confined);
 	add_all(a, fixed);
 	opt(a, "-kernel", "/proc/self/fd/%d", CHILD_FD(FD_KERNEL));
-	opt(a, "-chardev", "socket,id=serial,fd=%d", CHILD_FD(FD_CONSOLE));
+	opt(a, "-chardev", "socket,id=serial,fd=%d", CHILD_FD(FD_CONSOLE)); /* trial.c makes it */
 	opt(a, "-serial", "chardev:serial");
 }
 
-int spec_args(const struct spawn_spec *spec, const struct config *config, struct args *ret_args)
+int spec_args(const struct spawn_spec *spec, const struct spawn_setup *setup,
+	      const struct image *image, struct args *ret_args)
 {
 	struct args *a = ret_args;
 
@@ -247,16 +188,16 @@ int spec_args(const struct spawn_spec *spec, const struct config *config, struct
 	a->overflow = false;
 	switch ((enum program)spec->program) {
 	case PROGRAM_QEMU:
-		qemu_args(spec, config, a);
+		qemu_args(spec, setup, image, a);
 		break;
 	case PROGRAM_PASST:
-		passt_args(spec, config, a);
+		passt_args(spec, setup, a);
 		break;
 	case PROGRAM_QEMU_IMG:
-		qemu_img_args(spec, config, a);
+		qemu_img_args(spec, setup, image, a);
 		break;
 	case PROGRAM_TRIAL:
-		trial_args(config, a);
+		trial_args(setup, a);
 		break;
 	}
 	a->argv[a->n] = NULL;

@@ -2,10 +2,10 @@
 /*
  * Proof, before a network is given to a guest, that the VM's user cannot reach the host's loopback:
  * passt connects to whatever address a guest names, so the packet filter has to refuse this user.
- * The filter's rules are not parsed; the thing itself is tried. Trust: runs in the process that
- * becomes passt: listeners as root, the check as the VM's user.
+ * The filter's rules are not parsed; the thing itself is tried.
+ * Trust: runs as the VM's user in the process that becomes passt; talks to itself.
  */
-#include "vfio-helper/helper.h"
+#include "vfio-helper/launch/launch.h"
 
 #include <netinet/in.h>
 #include <sys/socket.h>
@@ -16,8 +16,6 @@ union address {
 	struct sockaddr_in in;
 	struct sockaddr_in6 in6;
 };
-
-static const int families[] = {AF_INET, AF_INET6};
 
 static int listener(int family, int type)
 {
@@ -35,33 +33,25 @@ static int listener(int family, int type)
 	return TAKE_FD(fd);
 }
 
-void isolation_listen(struct isolation *ret_iso)
-{
-	for (size_t i = 0; i < ARRAY_LEN(families); i++) {
-		ret_iso->tcp[i] = listener(families[i], SOCK_STREAM);
-		ret_iso->udp[i] = listener(families[i], SOCK_DGRAM);
-	}
-}
-
 /* Refused in words: anything else, a timeout too, is no proof. */
 static bool refused(int error)
 {
 	return error == ECONNREFUSED || error == EPERM || error == EACCES;
 }
 
-static int try_one(int target, int type)
+static int try_one(int family, int type)
 {
 	const struct timeval second = {.tv_sec = 1};
+	_cleanup_close_ int target = listener(family, type), fd = -EBADF;
 	union address to;
 	socklen_t len = sizeof(to);
-	_cleanup_close_ int fd = -EBADF;
 	char byte = 'x';
 
 	if (target < 0) /* a family that the host does not have cannot be reached */
 		return target == -EAFNOSUPPORT || target == -EADDRNOTAVAIL ? 0 : target;
 	if (getsockname(target, &to.sa, &len) < 0)
 		return -errno;
-	fd = socket(to.sa.sa_family, type | SOCK_CLOEXEC, 0);
+	fd = socket(family, type | SOCK_CLOEXEC, 0);
 	if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &second, sizeof(second)) < 0)
 		return -errno;
 	if (connect(fd, &to.sa, len) < 0)
@@ -74,13 +64,15 @@ static int try_one(int target, int type)
 	return recv(target, &byte, 1, MSG_DONTWAIT) == 1 ? -EISCONN : 0;
 }
 
-int isolation_check(const struct isolation *iso)
+int isolation_check(void)
 {
+	static const int families[] = {AF_INET, AF_INET6};
+
 	for (size_t i = 0; i < ARRAY_LEN(families); i++) {
-		int r = try_one(iso->tcp[i], SOCK_STREAM);
+		int r = try_one(families[i], SOCK_STREAM);
 
 		if (r == 0)
-			r = try_one(iso->udp[i], SOCK_DGRAM);
+			r = try_one(families[i], SOCK_DGRAM);
 		if (r < 0)
 			return r;
 	}

@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Is a log whole?
+ * Trust: runs in qudatactl; reads a log that may have been tampered with.
+ */
+#include "common/audit.h"
+
+static bool is_torn_event(const char *line)
+{
+	char event[sizeof(AUDIT_TORN) + 1];
+
+	return sscanf(line, "%*u %*u %11s", event) == 1 && STR_EQ(event, AUDIT_TORN);
+}
+
+/* One line of the log: a record, or a torn line that the next record must own up to. */
+static int verify_line(struct audit_report *r, const char *line, bool *torn)
+{
+	if (audit_check(&r->chain, line) < 0) {
+		if (*torn)
+			return -EBADMSG;
+		*torn = true;
+		return 0;
+	}
+	r->n_records++;
+	if (*torn && !is_torn_event(line))
+		return -EBADMSG;
+	r->n_torn += *torn ? 1 : 0;
+	*torn = false;
+	return 0;
+}
+
+int audit_verify(int fd, uint64_t offset, struct audit_report *ret_report)
+{
+	struct audit_report *r = ret_report;
+	char buf[AUDIT_LINE_MAX];
+	bool skip = offset > 0, torn = false;
+
+	*r = (struct audit_report){.chain = AUDIT_CHAIN_INIT, .bad_offset = offset};
+	if (offset > 0)
+		r->chain.hash[0] = '\0';
+	for (;;) {
+		ssize_t n = pread(fd, buf, sizeof(buf) - 1, (off_t)offset);
+		char *end = n > 0 ? memchr(buf, '\n', (size_t)n) : NULL;
+
+		if (n < 0)
+			return -errno;
+		if (!end && (size_t)n < sizeof(buf) - 1) { /* the end of the log */
+			r->torn_bytes = (size_t)n;
+			return torn ? -EBADMSG : 0;
+		}
+		if (!end)
+			return -EBADMSG;
+		*end = '\0';
+		if (strlen(buf) != (size_t)(end - buf))
+			buf[0] = '\0'; /* zeros left by a power cut, or hidden text: no record */
+		if (!torn)
+			r->bad_offset = offset;
+		if (!skip && verify_line(r, buf, &torn) < 0)
+			return -EBADMSG;
+		skip = false;
+		offset += (uint64_t)(end + 1 - buf);
+	}
+}

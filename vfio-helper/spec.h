@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What goes from the helper to its spawner, and from there to vm-launch: one fixed-size struct that
+ * says which of four programs to run, and descriptors by role. No path, no argument, no uid.
+ */
+#pragma once
+
+#include "common/base.h"
+#include "proto/proto.h"
+
+#include <sys/types.h>
+
+#define SPAWN_VERSION 1
+
+/* The spawner's side of the socket pair to the helper. */
+#define SPAWNER_FD       3
+#define SPAWN_OP_SETUP   1    /* struct spawn_setup; first, and once */
+#define SPAWN_OP_START   2    /* struct spawn_spec and its descriptors; a pidfd comes back */
+#define SPAWN_OP_REAP    3    /* struct spawn_reap */
+#define SPAWN_ANSWER_MAX 2000 /* ms */
+
+enum program {
+	PROGRAM_QEMU = 1,
+	PROGRAM_PASST,
+	PROGRAM_QEMU_IMG,
+	PROGRAM_TRIAL, /* QEMU that shows whether a real kernel lives under KVM */
+};
+
+/* vm-launch's exit codes that say more than that it failed. */
+enum launch_exit {
+	LAUNCH_OK = 0,        /* of a trial: the kernel came to life */
+	LAUNCH_SILENT = 3,    /* of a trial: it did not, but QEMU ran */
+	LAUNCH_TOO_SMALL = 4, /* the disk asked for is below the image's minimum */
+};
+
+/* Descriptors by role; a child finds role r at CHILD_FD(r). Sent in this order. */
+enum fd_role {
+	FD_STDERR,
+	FD_CGROUP, /* directory; used by the spawner, not passed on */
+	FD_GATE,   /* passt's child writes a byte when isolated; each waits for one to go on */
+	FD_NET,
+	FD_CONSOLE,
+	FD_DISK,
+	FD_BASE,
+	FD_IMAGE, /* image.conf; read by vm-launch, not passed on */
+	FD_SEED,
+	FD_QMP,
+	FD_READY,
+	FD_KERNEL,
+	FD_INITRD,
+	FD_ROLES,
+};
+#define FD_BIT(role)   (1u << (role))
+#define CHILD_FD(role) (3 + (int)(role))
+/* Where vm-launch finds its struct launch, in a sealed memfd. */
+#define LAUNCH_FD      CHILD_FD(FD_ROLES)
+
+struct account {
+	uid_t uid;
+	gid_t gid;
+};
+
+/* What the configuration says for all starts. Sent before the helper hears any peer. */
+struct spawn_setup {
+	uint32_t version; /* SPAWN_VERSION: the two programs may be of different packages */
+	uint32_t max_vms, max_cpus, max_memory_mib, max_disk_mib;
+	uint32_t port_low, port_high;
+	uint32_t kvm_trial_seconds;
+	gid_t kvm_gid; /* may open /dev/kvm; 0: nobody needs a group for it */
+	bool require_isolation;
+	struct account users[PROTO_MAX_VMS]; /* of the slots; the first max_vms are set */
+	char launch_binary[256];
+	char qemu_binary[128];
+	char qemu_img_binary[128];
+	char passt_binary[128];
+	char dns[64];
+};
+
+/* One start. Checked by the spawner, which does not believe the helper, and by vm-launch. */
+struct spawn_spec {
+	uint32_t program; /* enum program */
+	uint32_t slot;    /* whose user */
+	uint32_t roles;   /* mask of FD_BIT()s that go along */
+	uint32_t cpus, memory_mib;
+	uint32_t disk_mib; /* of a new disk; 0: the image's minimum */
+	uint32_t accel;    /* enum proto_accel */
+	struct proto_port ports[PROTO_MAX_PORTS];
+	char vm[PROTO_NAME_SIZE];
+};
+
+struct launch {
+	struct spawn_setup setup;
+	struct spawn_spec spec;
+};
+
+struct spawn_reap {
+	int32_t pid;
+};
+
+struct spawn_answer {
+	int32_t result; /* pid, 0, or a negative errno */
+	uint32_t exit_kind, exit_code;
+};
+
+/* 0, or -EINVAL when a value is outside of what @setup and the program allow. */
+int spec_check(const struct spawn_spec *spec, const struct spawn_setup *setup);
+/* Does the program of a checked spec open /dev/kvm? */
+bool spec_wants_kvm(const struct spawn_spec *spec);
