@@ -96,12 +96,20 @@ int audit_check(struct audit_chain *chain, const char *line)
 	return 0;
 }
 
+bool audit_owns_up(const char *line)
+{
+	char event[sizeof(AUDIT_TORN) + 1];
+
+	return sscanf(line, "%*u %*u %11s", event) == 1 && STR_EQ(event, AUDIT_TORN);
+}
+
 int audit_resume(int fd, uint64_t size, struct audit_chain *ret_chain, size_t *ret_torn)
 {
-	char buf[4 * AUDIT_LINE_MAX + 1], *line = buf, *end;
+	static char buf[64 * AUDIT_LINE_MAX + 1];
+	char *line = buf, *end;
 	bool whole = size < sizeof(buf);
 	ssize_t n = pread(fd, buf, sizeof(buf) - 1, whole ? 0 : (off_t)(size + 1 - sizeof(buf)));
-	int r = 0;
+	bool torn = false, broken = false;
 
 	if (n < 0)
 		return -errno;
@@ -113,9 +121,15 @@ int audit_resume(int fd, uint64_t size, struct audit_chain *ret_chain, size_t *r
 		line = line ? line + 1 : buf;
 	}
 	for (; (end = strchr(line, '\n')); line = end + 1) {
+		bool good;
+
 		*end = '\0';
-		r = audit_check(ret_chain, line);
+		good = audit_check(ret_chain, line) == 0;
+		/* A line that is no record has to be owned up to by the next one. */
+		if (torn && !(good && audit_owns_up(line)))
+			broken = true;
+		torn = !good;
 	}
 	*ret_torn = (size_t)(buf + n - line);
-	return r;
+	return broken || torn ? -EBADMSG : 0;
 }

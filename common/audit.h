@@ -38,15 +38,18 @@ ssize_t audit_format(struct audit_chain *chain, uint64_t seconds, const char *ev
 		     const struct log_field *fields, size_t n, char line[static AUDIT_LINE_MAX]);
 
 /*
- * The chain's end in the log @fd of @size bytes, from its last few lines: what helps to go on with
- * it, not a proof. @ret_torn is the length of a last line without newline. -EBADMSG when the last
- * whole line does not follow the one before it; @ret_chain is then that of the last one that does.
+ * The chain's end in the log @fd of @size bytes, from its last 64 KiB: enough to go on with it, no
+ * proof of the whole. @ret_torn is the length of a last line without newline. -EBADMSG when one of
+ * the lines does not follow the one before it; @ret_chain is then that of the last one that does.
  */
 int audit_resume(int fd, uint64_t size, struct audit_chain *ret_chain, size_t *ret_torn);
 
 /* The hash of the record @line of @len bytes, up to the space before it, after @previous. */
 void audit_hash(const char *previous, const char *line, size_t len,
 		char ret_hash[static AUDIT_HASH_SIZE]);
+
+/* Is @line the record that says: the line before was cut short? */
+bool audit_owns_up(const char *line);
 
 /* Is @line (without newline) the record that follows @chain? Moves @chain on, or -EBADMSG. */
 int audit_check(struct audit_chain *chain, const char *line);

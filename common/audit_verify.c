@@ -5,13 +5,6 @@
  */
 #include "common/audit.h"
 
-static bool is_torn_event(const char *line)
-{
-	char event[sizeof(AUDIT_TORN) + 1];
-
-	return sscanf(line, "%*u %*u %11s", event) == 1 && STR_EQ(event, AUDIT_TORN);
-}
-
 /* One line of the log: a record, or a torn line that the next record must own up to. */
 static int verify_line(struct audit_report *r, const char *line, bool *torn)
 {
@@ -22,7 +15,7 @@ static int verify_line(struct audit_report *r, const char *line, bool *torn)
 		return 0;
 	}
 	r->n_records++;
-	if (*torn && !is_torn_event(line))
+	if (*torn && !audit_owns_up(line))
 		return -EBADMSG;
 	r->n_torn += *torn ? 1 : 0;
 	*torn = false;

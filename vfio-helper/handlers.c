@@ -215,13 +215,8 @@ static uint32_t wire_state(const struct vm *vm)
 	return vm->seeded ? PROTO_VM_SEEDED : PROTO_VM_PREPARED;
 }
 
-int on_vm_describe(struct helper *h, _unused_ struct peer *peer, const struct vm_describe_req *req,
-		   struct vm_describe_rep *rep, _unused_ struct fdlist *fds)
+void vm_describe(const struct vm *vm, struct vm_describe_rep *rep)
 {
-	const struct vm *vm = vm_find(h, req->vm);
-
-	if (!vm)
-		return PROTO_OK; /* all zero: PROTO_VM_ABSENT */
 	rep->state = wire_state(vm);
 	rep->generation = vm->rec.generation;
 	rep->disk_mib = vm->rec.disk_mib;
@@ -235,6 +230,15 @@ int on_vm_describe(struct helper *h, _unused_ struct peer *peer, const struct vm
 		rep->exit_kind = vm->rec.exit_kind;
 		rep->exit_code = vm->rec.exit_code;
 	}
+}
+
+int on_vm_describe(struct helper *h, _unused_ struct peer *peer, const struct vm_describe_req *req,
+		   struct vm_describe_rep *rep, _unused_ struct fdlist *fds)
+{
+	const struct vm *vm = vm_find(h, req->vm);
+
+	if (vm) /* else all is zero: PROTO_VM_ABSENT */
+		vm_describe(vm, rep);
 	return PROTO_OK;
 }
 

@@ -210,6 +210,8 @@ int helper_begin(struct helper *h, struct err *reterr);
 void helper_done(struct helper *h);
 
 struct vm *vm_find(struct helper *h, const char *name);
+/* What VM_DESCRIBE says of it. */
+void vm_describe(const struct vm *vm, struct vm_describe_rep *rep);
 struct vm *vm_free_slot(struct helper *h, const char *name);
 /* Reads the directories at start-up, removes unfinished ones, adopts running VMs. */
 int vm_load_all(struct helper *h, struct err *reterr);

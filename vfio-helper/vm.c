@@ -440,6 +440,15 @@ static int adopt_child(uint32_t pid, uint64_t start, uid_t uid, struct child *re
 	return 0;
 }
 
+/* Are the values of its records such that they could be told? */
+static bool plausible(const struct vm *vm)
+{
+	struct vm_describe_rep rep = {0};
+
+	vm_describe(vm, &rep);
+	return proto_find(OP_VM_DESCRIBE)->check_rep(&rep) == 0;
+}
+
 static int adopt(struct helper *h, struct vm *vm)
 {
 	_cleanup_close_ int dir = vmdir_open(h->run_fd, vm->name);
@@ -448,6 +457,8 @@ static int adopt(struct helper *h, struct vm *vm)
 
 	if (r < 0)
 		return r;
+	if (!plausible(vm))
+		return -EBADMSG;
 	if (!STR_EQ(vm->run.boot_id, h->boot_id) || vm->run.generation != vm->rec.generation)
 		return -ESRCH;
 	/* passt first: should QEMU be gone, passt has to go, too. */
@@ -494,6 +505,10 @@ static int load_one(void *arg, const char *name)
 	(void)proto_name_set(vm->name, name);
 	vm->rec = rec;
 	vm->seeded = vmdir_has(dir, "seed.img");
+	if (!plausible(vm)) {
+		log_event(LOG_ERR, "a VM's record is damaged", LOG_STR("VM", name));
+		return -EINVAL;
+	}
 	r = adopt(h, vm);
 	if (r < 0) {
 		if (r != -ENOENT)

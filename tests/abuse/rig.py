@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import struct
 import pathlib
 import pwd
 import re
@@ -313,8 +314,24 @@ class Rig:
 
     def running(self, vm):
         """The run record of a VM."""
-        text = (self.run_dir / vm / "running").read_text()
-        return dict(line.split(" = ", 1) for line in text.splitlines())
+        return unpack_record(RUN_RECORD, (self.run_dir / vm / "running").read_bytes())
+
+
+# The helper's records: a SHA-256 over the version, the kind and the struct, then the struct.
+VM_RECORD = ("record", "40s5I", ("image", "slot", "disk_mib", "generation", "exit_kind", "exit_code"))
+RUN_RECORD = ("running", "40s2Q8I32H", ("boot_id", "qemu_start", "passt_start", "qemu_pid", "passt_pid", "generation",
+                                        "accel", "cpus", "memory_mib", "started_s", "limited") +
+              tuple(f"{side}{n}" for n in range(16) for side in ("host", "guest")))
+
+
+def unpack_record(kind, data):
+    return dict(zip(kind[2], struct.unpack(kind[1], data[32:])))
+
+
+def pack_record(kind, fields):
+    """A record whose sum is right, whatever its fields say."""
+    body = struct.pack(kind[1], *(fields[name] for name in kind[2]))
+    return hashlib.sha256(b"qudata-record-1\0" + kind[0].encode() + b"\0" + body).digest() + body
 
 
 def _items(value):
@@ -323,5 +340,5 @@ def _items(value):
     return value if isinstance(value, list) else [value]
 
 
-__all__ = ["Closed", "Peer", "Rig", "SEED", "SLOTS", "Audit", "alive", "children", "fds", "proc_status", "run",
-           "sealed", "tree", "until"]
+__all__ = ["Closed", "Peer", "Rig", "SEED", "SLOTS", "Audit", "RUN_RECORD", "VM_RECORD", "alive", "children", "fds", "pack_record", "proc_status", "run",
+           "sealed", "tree", "unpack_record", "until"]

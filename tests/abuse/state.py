@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 
-from rig import SEED, alive, proc_status, run, tree, until
+from rig import RUN_RECORD, SEED, VM_RECORD, alive, pack_record, proc_status, run, tree, unpack_record, until
 from wire import Refused
 
 
@@ -33,11 +33,6 @@ def held_pids(rig):
     return found
 
 
-def write_record(path, fields):
-    path.write_text("".join(f"{k} = {v}\n" for k, v in fields.items()))
-    os.chmod(path, 0o600)
-
-
 class Victim:
     """A running VM, and copies of its records to put back."""
 
@@ -48,7 +43,7 @@ class Victim:
         self.fields = rig.running("vm")
         self.pids = {int(self.fields["qemu_pid"]), int(self.fields["passt_pid"])}
         self.record = rig.run_dir / "vm/running"
-        self.conf = rig.state / "vms/vm/vm.conf"
+        self.conf = rig.state / "vms/vm/record"
         self.saved = {self.record: self.record.read_bytes(), self.conf: self.conf.read_bytes()}
 
     def restore(self):
@@ -76,8 +71,9 @@ def pids_of_others(rig):
                             [(1, start_time(1)), (os.getpid(), start_time(os.getpid())), (0, "0"),
                              (4294967295, "1"), (2147483648, "1")]:
             rig.end()
-            write_record(victim.record, {**victim.fields, "qemu_pid": other, "passt_pid": other,
-                                         "qemu_start": start, "passt_start": start})
+            victim.record.write_bytes(pack_record(RUN_RECORD, {
+                **victim.fields, "qemu_pid": other, "passt_pid": other,
+                "qemu_start": int(start), "passt_start": int(start)}))
             assert rig.begin()
             assert held_pids(rig) == set(), (other, held_pids(rig))
             assert rig.audit.records()[-2].event == "vm-gone", rig.audit.records()[-2].line
@@ -125,13 +121,18 @@ def run_directories_cleaned_away(rig):
 
 def mutate(data, at):
     out = bytearray(data)
-    out[at] = out[at] ^ 1 if chr(out[at]).isdigit() else (out[at] + 1) % 128
+    out[at] ^= 1
     return bytes(out)
 
 
-def replace_line(data, line):
-    key = line.split(b" = ")[0]
-    return re.sub(rb"^" + key + rb" = .*\n", lambda _: line, data, flags=re.M)
+def changed(kind, data, **fields):
+    """The record with other values and a sum that fits: what only a mistake of the helper's could write."""
+    return pack_record(kind, {**unpack_record(kind, data), **fields})
+
+
+def planted(slot):
+    return pack_record(VM_RECORD, {"image": b"tiny", "slot": slot, "disk_mib": 8, "generation": 0, "exit_kind": 0,
+                                   "exit_code": 0})
 
 
 def every_byte_of_the_run_record(rig):
@@ -140,17 +141,18 @@ def every_byte_of_the_run_record(rig):
     victim = Victim(rig)
     bad = []
     data = victim.saved[victim.record]
-    wide = [b"accel = 77\n", b"cpus = 4000000000\n", b"memory_mib = 4294967295\n", b"limited = 2\n",
-            b"ports_text = 1:1 1:1\n", b"ports_text = 99999:1\n", b"ports_text = " + b"1:1 " * 60 + b"\n"]
+    wide = [{"accel": 77}, {"cpus": 4000000000}, {"memory_mib": 4294967295}, {"limited": 2},
+            {"host0": 1, "guest0": 1, "host1": 1, "guest1": 1}, {"host0": 1, "guest0": 0}]
     for at in range(len(data) + len(wide)):
         if not victim.intact():
             rig.forget_all()
             victim.end()
             victim = Victim(rig)
-            data = victim.saved[victim.record].ljust(len(data), b"\n")[:len(data)]
+            data = victim.saved[victim.record]
         rig.end()
-        victim.record.write_bytes(mutate(data, at) if at < len(data) else replace_line(data, wide[at - len(data)]))
-        where = at, data[:at].splitlines()[-1:] if at < len(data) else wide[at - len(data)][:40]
+        victim.record.write_bytes(mutate(data, at) if at < len(data) else
+                                  changed(RUN_RECORD, data, **wide[at - len(data)]))
+        where = at if at < len(data) else wide[at - len(data)]
         if not rig.begin():
             bad.append(f"does not start: {where}")
         else:
@@ -173,15 +175,15 @@ def every_byte_of_the_run_record(rig):
 
 
 def vm_record_cases(rig):
-    """Each byte of vm.conf changed, while the VM does not run; yields what the helper makes of it."""
+    """Each byte of record changed, while the VM does not run; yields what the helper makes of it."""
     p = rig.peer()
     rig.prepare(p, "vm")
     rig.prepare(p, "other")
-    path = rig.state / "vms/vm/vm.conf"
+    path = rig.state / "vms/vm/record"
     good = path.read_bytes()
-    wide = [b"", b"\0" * 50, good * 40, b"image = ../x\n", good.replace(b"slot = 0", b"slot = 1"),
-            good.replace(b"slot = 0", b"slot = 4294967295"), good.replace(b"exit_kind = 0", b"exit_kind = 99"),
-            good.replace(b"disk_mib = 8", b"disk_mib = 4000000000"), good.replace(b"exit_code = 0", b"exit_code = 999")]
+    wide = [b"", b"\0" * 50, good * 40, good[:-1], good + b"\0"] + [changed(VM_RECORD, good, **fields) for fields in (
+        {"image": b"../x"}, {"slot": 1}, {"slot": 4294967295}, {"exit_kind": 99}, {"disk_mib": 4000000000},
+        {"exit_code": 999})]
     for n, data in enumerate([mutate(good, at) for at in range(len(good))] + wide):
         rig.end()
         path.write_bytes(data)
@@ -220,14 +222,14 @@ def planted_entries(rig):
     """Links, files and foreign directories among the VMs' directories are not followed."""
     canary = rig.images / "canary-dir"
     canary.mkdir()
-    (canary / "vm.conf").write_text("image = tiny\nslot = 0\ndisk_mib = 8\n")
+    (canary / "record").write_bytes(planted(0))
     before = tree(canary)
     rig.end()
     for top in (rig.state / "vms", rig.run_dir):
         os.symlink(canary, top / "link")
         (top / "file").write_text("x")
         (top / "UPPER").mkdir()
-        (top / "UPPER/vm.conf").write_text("image = tiny\nslot = 1\ndisk_mib = 8\n")
+        (top / "UPPER/record").write_bytes(planted(1))
         os.mkfifo(top / "fifo")
     assert rig.begin()
     assert rig.peer().call("VM_LIST")["vms"] == []
@@ -249,6 +251,10 @@ def planted_entries(rig):
 def tampered_audit_logs(rig):
     """A changed byte, a missing record, a swapped pair and a torn end are all recorded at the next start."""
     log = rig.state / "audit.log"
+    rig.end()
+    whole = log.read_bytes()
+    log.unlink()  # a short log: the helper looks at the end of a long one only
+    assert rig.begin()
     p = rig.peer()
     for _ in range(6):
         p.refused("VM_PREPARE", vm="vm", image="none")
@@ -273,6 +279,7 @@ def tampered_audit_logs(rig):
         assert not rig.begin() and rig.child.returncode == 1
         log.rmdir() if log.is_dir() and not log.is_symlink() else log.unlink()
         log.write_bytes(good)
+    log.write_bytes(whole)
     os.chmod(log, 0o600)
     assert rig.begin()
     rig.audit.records()

@@ -103,8 +103,8 @@ def hostile_image_conf(rig):
                               "format = qcow2\nmin_disk_mib = 8\nappend = a\x1b[2Jb\n", "x" * 5000,
                               "format = qcow2\nformat = raw\nmin_disk_mib = 8\n",
                               "format = qcow2\nmin_disk_mib = 8\nbacking = /etc/shadow\n")):
-        broken_image(rig, f"conf-{n}", lambda p, t=text: (p / "image.conf").write_text(t), event="request-refused",
-                     OP="VM_PREPARE")
+        broken_image(rig, f"conf-{n}", lambda p, t=text: (p / "image.conf").write_text(t), event="vm-prepare-failed",
+                     VM="evil")
 
 
 def canary_is_closed(rig, vm):
@@ -251,9 +251,11 @@ def ceilings_hold(rig):
     cases = [("LIMIT", {"cpus": 9}), ("LIMIT", {"memory_mib": 513}), ("DENIED", {"ports": [(19999, 22)]}),
              ("DENIED", {"ports": [(20100, 22)]}), ("DENIED", {"ports": [(22, 22)]}),
              ("DENIED", {"ports": [(20000, 22), (65535, 80)]}), ("LIMIT", {"cpus": 512, "memory_mib": 8 << 20})]
-    for disk, status in ((65, "LIMIT"), (64 << 20, "LIMIT"), (7, "INVALID")):
-        with rig.unchanged(), rig.audit.expect("request-refused", OP="VM_PREPARE", STATUS=status):
-            assert p.refused("VM_PREPARE", vm="vm", image="tiny", disk_mib=disk) == status
+    for disk in (65, 64 << 20):
+        with rig.unchanged(), rig.audit.expect("request-refused", OP="VM_PREPARE", STATUS="LIMIT"):
+            assert p.refused("VM_PREPARE", vm="vm", image="tiny", disk_mib=disk) == "LIMIT"
+    with rig.unchanged(), rig.audit.expect("vm-prepare-failed", VM="^vm$"):  # below the image's minimum
+        assert p.refused("VM_PREPARE", vm="vm", image="tiny", disk_mib=7) == "INVALID"
     rig.prepare(p, "vm")
     with rig.unchanged(), rig.audit.expect("request-refused", OP="VM_START", STATUS="INVALID"):
         assert p.refused("VM_START", vm="vm", cpus=1, memory_mib=128) == "INVALID"
@@ -312,7 +314,7 @@ def prepare_and_vanish(rig):
             rig.drop_peers()
         p = rig.peer()
         until("no qemu-img", lambda: not rig.slot_processes())
-        until("no directory is half made", lambda: all((e / "vm.conf").exists()
+        until("no directory is half made", lambda: all((e / "record").exists()
                                                        for e in (rig.state / "vms").iterdir()))
         rig.forget(p, *p.call("VM_LIST")["vms"])
     assert not list((rig.state / "vms").iterdir()) and not list(rig.run_dir.iterdir())
@@ -412,7 +414,7 @@ def racer(rig, seconds):
     """What any unprivileged user may try in the helper's directories; says what it managed to do."""
     tops = [str(rig.state), str(rig.run_dir), str(rig.state / "vms"), str(rig.images), str(rig.images / "tiny"),
             str(rig.root / "run"), str(rig.run_dir / "race"), str(rig.state / "vms/race")]
-    names = ("race", "disk.qcow2", "seed.img", "vm.conf", "running", "qmp.sock", "audit.log", ".running.new",
+    names = ("race", "disk.qcow2", "seed.img", "record", "running", "qmp.sock", "audit.log", ".running.new",
              "disk.img")
     done, tries, deadline = [], 0, time.monotonic() + seconds
     while time.monotonic() < deadline and not done:

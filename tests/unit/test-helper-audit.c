@@ -184,15 +184,15 @@ static void test_resume(void **state)
 static void test_resume_long(void **state)
 {
 	struct audit_chain chain = AUDIT_CHAIN_INIT, got;
-	static char buf[64 * 1024];
+	static char buf[256 * 1024];
 	char line[AUDIT_LINE_MAX], value[700];
 	size_t len = 0, torn;
 
 	(void)state;
 	memset(value, 'x', sizeof(value));
 	value[sizeof(value) - 1] = '\0';
-	for (int i = 0; i < 60; i++) {
-		const struct log_field field = LOG_STR("WHY", value + i * 10);
+	for (int i = 0; i < 240; i++) {
+		const struct log_field field = LOG_STR("WHY", value + i % 60 * 10);
 		ssize_t n = audit_format(&chain, 1, "refused", &field, 1, line);
 
 		assert_true(n > 0 && len + (size_t)n < sizeof(buf));
