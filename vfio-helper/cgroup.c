@@ -11,9 +11,10 @@
 #include <linux/magic.h>
 #include <stdarg.h>
 #include <sys/statfs.h>
-#include <sys/xattr.h>
 
 #define ROOT                "/sys/fs/cgroup"
+#define OWN_NAME            "qudata-vms"
+#define CONTROLLERS         "+cpu +memory +pids"
 #define MEMORY_OVERHEAD_MIB 512 /* QEMU's and passt's own, beside the guest's memory */
 #define MAX_TASKS           1024u
 #define PATH_SIZE           (PROTO_NAME_SIZE + 24)
@@ -30,45 +31,55 @@ static int _printf_(3, 4) write_file(int dirfd, const char *file, const char *fo
 	return fd < 0 ? -errno : fd_write_all(fd, text, strlen(text));
 }
 
-/* Our own cgroup if the service manager has delegated it to us. */
-static int find_delegated(char *path, size_t size)
+/*
+ * A directory of our own at the top, as container engines without a service manager have it: VMs
+ * outlive the helper's unit, and no process may stay in a cgroup whose controllers are handed on.
+ */
+static int open_own(struct err *reterr)
 {
-	char text[4096], mark[2] = "";
-	const char *line;
-	ssize_t n = fd_read_file(AT_FDCWD, "/proc/self/cgroup", text, sizeof(text));
+	_cleanup_close_ int root = open(ROOT, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	struct statfs fs;
+	int fd;
 
-	line = n > 0 ? strstr(text, "0::/") : NULL;
-	if (!line)
+	if (root < 0 || fstatfs(root, &fs) < 0 || fs.f_type != CGROUP2_SUPER_MAGIC)
 		return -ENOENT;
-	line += strlen("0::");
-	(void)snprintf(path, size, ROOT "%.*s", (int)strcspn(line, "\n"), line);
-	return getxattr(path, "user.delegate", mark, 1) == 1 && mark[0] == '1' ? 0 : -ENOENT;
+	(void)write_file(root, "cgroup.subtree_control", CONTROLLERS);
+	if (mkdirat(root, OWN_NAME, 0755) < 0 && errno != EEXIST)
+		return err_errno(reterr, -errno, "cannot make the cgroup " ROOT "/" OWN_NAME);
+	fd = openat(root, OWN_NAME, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+	return fd < 0 ? err_errno(reterr, -errno, "cannot open the cgroup") : fd;
+}
+
+static int open_given(const char *path, struct err *reterr)
+{
+	_cleanup_close_ int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	struct statfs fs;
+
+	if (fd < 0 || fstatfs(fd, &fs) < 0)
+		return err_errno(reterr, -errno, "cannot open the cgroup %s", path);
+	if (fs.f_type != CGROUP2_SUPER_MAGIC)
+		return err_set(reterr, -EINVAL, "%s is no cgroup v2 directory", path);
+	return TAKE_FD(fd);
 }
 
 int cgroup_open(const struct config *config, int *ret_fd, struct err *reterr)
 {
-	bool automatic = STR_EQ(config->cgroup, "auto");
-	_cleanup_close_ int fd = -EBADF;
-	char path[PATH_MAX] = "";
-	struct statfs fs;
+	int fd;
 
 	*ret_fd = -EBADF;
 	if (STR_EQ(config->cgroup, "none"))
 		return 0;
-	if (automatic && find_delegated(path, sizeof(path)) < 0)
+	fd = STR_EQ(config->cgroup, "auto") ? open_own(reterr) : open_given(config->cgroup, reterr);
+	if (fd == -ENOENT && STR_EQ(config->cgroup, "auto")) {
+		log_event(LOG_WARNING, "this host has no cgroup v2: VMs run without limits");
 		return 0;
-	fd = open(automatic ? path : config->cgroup, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (fd < 0 || fstatfs(fd, &fs) < 0)
-		return err_errno(reterr, -errno, "cannot open the cgroup");
-	if (fs.f_type != CGROUP2_SUPER_MAGIC)
-		return err_set(reterr, -EINVAL, "%s is no cgroup v2 directory", config->cgroup);
-	/* A cgroup that hands out controllers holds no process itself. */
-	if (automatic && ((mkdirat(fd, "helper", 0755) < 0 && errno != EEXIST) ||
-			  write_file(fd, "helper/cgroup.procs", "0") < 0))
-		return err_set(reterr, -EIO, "cannot move into the cgroup %s/helper", path);
-	if (write_file(fd, "cgroup.subtree_control", "+cpu +memory +pids") < 0)
-		log_event(LOG_WARNING, "cgroup gives no cpu, memory and pids controllers");
-	*ret_fd = TAKE_FD(fd);
+	}
+	if (fd < 0)
+		return fd;
+	if (write_file(fd, "cgroup.subtree_control", CONTROLLERS) < 0)
+		log_event(LOG_WARNING, "cgroup gives no cpu, memory and pids controllers: VMs run "
+				       "without limits");
+	*ret_fd = fd;
 	return 0;
 }
 

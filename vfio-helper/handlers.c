@@ -75,6 +75,9 @@ int on_vm_prepare(struct helper *h, struct peer *peer, const struct vm_prepare_r
 		return prepare_again(h, peer, vm, req, rep);
 	if (req->disk_mib > h->config.setup.max_disk_mib)
 		return refuse(h, peer, req->vm, PROTO_LIMIT, "disk over max_disk_mib");
+	if (vmdir_is_vm(h->vms_fd, req->vm))
+		return refuse(h, peer, req->vm, PROTO_CONFLICT,
+			      "a damaged VM of that name is there");
 	conf = image_open_conf(h->image_fd, req->image);
 	if (conf < 0)
 		return refuse(h, peer, req->vm, conf == -ENOENT ? PROTO_NOT_FOUND : PROTO_FAILED,
@@ -259,8 +262,8 @@ int on_vm_forget(struct helper *h, _unused_ struct peer *peer, const struct vm_f
 	struct vm *vm = vm_find(h, req->vm);
 	int r;
 
-	if (!vm)
-		return PROTO_OK;
+	if (!vm) /* never made, or damaged and not loaded */
+		return vmdir_remove(h->vms_fd, req->vm) == 0 ? PROTO_OK : PROTO_FAILED;
 	if (vm->phase != VM_IDLE)
 		return PROTO_BUSY;
 	r = vmdir_remove(h->vms_fd, vm->name);

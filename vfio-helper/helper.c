@@ -99,6 +99,15 @@ static int read_boot_id(struct helper *h, struct err *reterr)
 	return 0;
 }
 
+/* Nobody but root may put something else where the socket is being made. */
+static int check_parent(const char *path, struct err *reterr)
+{
+	char dir[DIR_TEXT_MAX];
+
+	(void)snprintf(dir, sizeof(dir), "%.*s", (int)(strrchr(path, '/') - path), path);
+	return config_check_trusted(dir[0] != '\0' ? dir : "/", S_IFDIR, reterr);
+}
+
 int helper_open(struct helper *h, struct err *reterr)
 {
 	int r = check_programs(&h->config, reterr);
@@ -126,6 +135,9 @@ int helper_open(struct helper *h, struct err *reterr)
 		return r;
 	if (h->listen_fd >= 0)
 		return 0;
+	r = check_parent(h->config.socket, reterr);
+	if (r < 0)
+		return r;
 	h->listen_fd = ipc_listen(h->config.socket, SOCK_SEQPACKET, 0660, IPC_KEEP_GID, reterr);
 	if (h->listen_fd < 0)
 		return h->listen_fd;

@@ -141,6 +141,8 @@ int spawner_start(struct spawn_setup *setup, struct spawner *ret_spawner, struct
  */
 int spawn_child(struct spawner *s, struct spawn_spec *spec, int fds[static FD_ROLES],
 		struct child *ret_child);
+/* Ends whatever runs as the user of @slot, whose VM does not run. */
+int spawn_sweep(struct spawner *s, uint32_t slot);
 /* Calls @fn when the child has ended; child_collect() is then to be called. */
 int child_watch(struct helper *h, struct child *c, watch_fn *fn, void *arg);
 struct child_end child_collect(struct helper *h, struct child *c);
@@ -172,6 +174,7 @@ struct vm {
 	uint64_t deadline_ms;     /* 0: none */
 	struct child qemu, passt; /* qemu is qemu-img in VM_PREPARING */
 	int gate;                 /* owned; our end */
+	uint32_t at_gate;         /* children that have come there, as the VM's user */
 	int disk_fd;              /* owned; the new overlay in VM_PREPARING */
 	struct watch gate_watch;
 };
@@ -231,6 +234,8 @@ int vmdir_create(struct helper *h, struct vm *vm, int *ret_disk_fd);
 /* Takes the finished disk back from its user; sets its size in vm->rec, which is then written. */
 int vmdir_finish(struct helper *h, struct vm *vm, int disk_fd);
 int vmdir_remove(int parent_fd, const char *name);
+/* Is there a finished VM of that name, whether it could be loaded or not? */
+bool vmdir_is_vm(int parent_fd, const char *name);
 bool vmdir_has(int dirfd, const char *file);
 int vmdir_open_file(int dirfd, const char *file, int flags);
 /* Stores a seed: 0, or -EEXIST when another one is there. */

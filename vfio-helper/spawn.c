@@ -128,6 +128,16 @@ int spawn_child(struct spawner *s, struct spawn_spec *spec, int fds[static FD_RO
 	return 0;
 }
 
+int spawn_sweep(struct spawner *s, uint32_t slot)
+{
+	_cleanup_(fdlist_done) struct fdlist none = {0};
+	const struct spawn_sweep req = {.slot = slot};
+	struct spawn_answer answer;
+	int r = ask(s, SPAWN_OP_SWEEP, &req, sizeof(req), NULL, 0, &answer, &none);
+
+	return r < 0 ? r : answer.result;
+}
+
 static void last_words(const struct child *c, char *buf, size_t size)
 {
 	char text[STDERR_MAX + 1] = "";

@@ -17,6 +17,7 @@
 #define SPAWN_OP_SETUP   1    /* struct spawn_setup; first, and once */
 #define SPAWN_OP_START   2    /* struct spawn_spec and its descriptors; a pidfd comes back */
 #define SPAWN_OP_REAP    3    /* struct spawn_reap */
+#define SPAWN_OP_SWEEP   4    /* struct spawn_sweep; answered when it is done */
 #define SPAWN_ANSWER_MAX 2000 /* ms */
 
 enum program {
@@ -82,7 +83,7 @@ struct spawn_spec {
 	uint32_t slot;    /* whose user */
 	uint32_t roles;   /* mask of FD_BIT()s that go along */
 	uint32_t cpus, memory_mib;
-	uint32_t disk_mib; /* of a new disk; 0: the image's minimum */
+	uint32_t disk_mib; /* size of the disk; 0 for a new one: the image's minimum */
 	uint32_t accel;    /* enum proto_accel */
 	struct proto_port ports[PROTO_MAX_PORTS];
 	char vm[PROTO_NAME_SIZE];
@@ -95,6 +96,11 @@ struct launch {
 
 struct spawn_reap {
 	int32_t pid;
+};
+
+/* Ends every process of a slot's user. */
+struct spawn_sweep {
+	uint32_t slot;
 };
 
 struct spawn_answer {

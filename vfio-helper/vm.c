@@ -15,6 +15,8 @@
 
 #define PREPARE_DEADLINE_MS 30000
 #define LAUNCH_DEADLINE_MS  10000
+#define QEMU_FOLLOWS_MS     1000
+#define GATE_CHILDREN       2
 
 enum proto_status failure(int r)
 {
@@ -24,6 +26,11 @@ enum proto_status failure(int r)
 static uint32_t slot_of(const struct helper *h, const struct vm *vm)
 {
 	return (uint32_t)(vm - h->vms);
+}
+
+static uid_t slot_uid(const struct helper *h, const struct vm *vm)
+{
+	return h->config.setup.users[slot_of(h, vm)].uid;
 }
 
 static void vm_reset(struct vm *vm)
@@ -121,8 +128,10 @@ void vm_prepare(struct helper *h, struct vm *vm, int image_conf)
 {
 	struct spawn_spec spec = {
 		.program = PROGRAM_QEMU_IMG, .slot = slot_of(h, vm), .disk_mib = vm->rec.disk_mib};
-	int fds[FD_ROLES], r = vmdir_create(h, vm, &vm->disk_fd);
+	int fds[FD_ROLES], r = spawn_sweep(&h->spawner, slot_of(h, vm));
 
+	if (r == 0)
+		r = vmdir_create(h, vm, &vm->disk_fd);
 	no_fds(fds);
 	fds[FD_DISK] = vm->disk_fd;
 	fds[FD_IMAGE] = image_conf;
@@ -216,24 +225,27 @@ static void on_qemu_exit(struct helper *h, void *arg)
  * QEMU cannot be given a new network, so a VM whose passt is gone is one that nobody can reach
  * again: it ends, which its owner is told, rather than run on unreachable.
  */
+static void network_lost(struct helper *h, struct vm *vm)
+{
+	audit_event(h, LOG_ERR, "vm-network-lost", LOG_STR("VM", vm->name),
+		    LOG_NUM("GENERATION", vm->rec.generation));
+	child_kill(&vm->qemu);
+}
+
+/* An ending QEMU closes its network before it is gone: it gets a moment to be that. */
 static void on_passt_exit(struct helper *h, void *arg)
 {
 	struct vm *vm = arg;
-	bool alone = vm->qemu.pidfd >= 0 && !vm->killed;
 	struct child_end end = child_collect(h, &vm->passt);
 
-	if (alone)
-		log_end(vm, "passt", &end);
-	child_kill(&vm->qemu);
-	if (vm->phase == VM_LAUNCHING) {
+	if (vm->phase == VM_LAUNCHING)
 		launch_fail(h, vm, -EIO, end.words);
-		return;
-	}
-	if (alone && vm->phase == VM_UP)
-		audit_event(h, LOG_ERR, "vm-network-lost", LOG_STR("VM", vm->name),
-			    LOG_NUM("GENERATION", vm->rec.generation));
-	if (vm->qemu.pidfd < 0)
+	else if (vm->qemu.pidfd < 0)
 		vm_ended(h, vm);
+	else if (vm->phase == VM_UP && !vm->killed)
+		vm->deadline_ms = loop_now_ms() + QEMU_FOLLOWS_MS;
+	else
+		child_kill(&vm->qemu);
 }
 
 void vm_kill(struct helper *h, struct vm *vm)
@@ -262,8 +274,10 @@ static int remember_running(struct helper *h, struct vm *vm)
 	run->generation = vm->rec.generation;
 	run->started_s = (uint32_t)time(NULL);
 	r = process_identify(vm->qemu.pid, &run->qemu_start, &uid);
-	if (r == 0)
+	if (r == 0 && uid == slot_uid(h, vm))
 		r = process_identify(vm->passt.pid, &run->passt_start, &uid);
+	if (r == 0 && uid != slot_uid(h, vm))
+		r = -EPERM;
 	return r < 0 ? r : record_save(dir, "running", run, sizeof(*run));
 }
 
@@ -278,17 +292,23 @@ static void ports_text(const struct proto_port *ports, char *text, size_t size)
 					ports[i].host, ports[i].guest);
 }
 
-/* passt's process has proved that the guest will not reach us: both may go. */
+/*
+ * Both children are the VM's user now, so that an adoption will know them, and passt's process has
+ * proved that the guest will not reach us: both may go.
+ */
 static void on_gate(struct helper *h, void *arg)
 {
 	struct vm *vm = arg;
 	struct vm_start_rep rep = {.generation = vm->rec.generation, .accel = vm->run.accel};
 	char byte = 0, ports[256];
+	bool came = read(vm->gate, &byte, 1) == 1 && byte == 'I';
 	int r;
 
+	if (came && ++vm->at_gate < GATE_CHILDREN)
+		return;
 	loop_unwatch(h, &vm->gate_watch);
-	if (read(vm->gate, &byte, 1) != 1 || byte != 'I')
-		return; /* passt's process did not get here: on_passt_exit() will say why */
+	if (!came)
+		return; /* one did not get here: on_passt_exit() or on_qemu_exit() will say why */
 	r = remember_running(h, vm);
 	if (r == 0)
 		r = fd_write_all(vm->gate, "GG", 2);
@@ -305,7 +325,7 @@ static void on_gate(struct helper *h, void *arg)
 		    LOG_NUM("MEMORY_MIB", vm->run.memory_mib),
 		    LOG_STR("ACCEL", vm->run.accel == PROTO_ACCEL_KVM ? "kvm" : "tcg"),
 		    LOG_STR("PORTS", ports), LOG_NUM("PID", vm->qemu.pid),
-		    LOG_NUM("UID", h->config.setup.users[slot_of(h, vm)].uid));
+		    LOG_NUM("UID", slot_uid(h, vm)));
 	reply(h, vm, PROTO_OK, &rep);
 }
 
@@ -377,19 +397,24 @@ static int start_children(struct helper *h, struct vm *vm, struct spawn_spec *sp
 
 void vm_launch(struct helper *h, struct vm *vm)
 {
-	struct spawn_spec spec = {
-		.slot = slot_of(h, vm), .cpus = vm->run.cpus, .memory_mib = vm->run.memory_mib};
+	struct spawn_spec spec = {.slot = slot_of(h, vm),
+				  .cpus = vm->run.cpus,
+				  .memory_mib = vm->run.memory_mib,
+				  .disk_mib = vm->rec.disk_mib};
 	enum proto_accel accel = (enum proto_accel)h->accel.rec.accel;
 	struct err err = {.text = "a process could not be started"};
 	int fds[FD_ROLES], r;
 
 	no_fds(fds);
 	vm->phase = VM_LAUNCHING;
+	vm->at_gate = 0;
 	vm->run.accel = accel == PROTO_ACCEL_KVM ? PROTO_ACCEL_KVM : PROTO_ACCEL_TCG;
 	spec.accel = vm->run.accel;
 	memcpy(spec.vm, vm->name, sizeof(spec.vm));
 	memcpy(spec.ports, vm->run.ports, sizeof(spec.ports));
-	r = gather(h, vm, fds, &err);
+	r = spawn_sweep(&h->spawner, spec.slot);
+	if (r == 0)
+		r = gather(h, vm, fds, &err);
 	if (r == 0)
 		r = start_children(h, vm, &spec, fds);
 	close_roles(fds);
@@ -411,6 +436,8 @@ void vm_expire(struct helper *h, uint64_t now_ms)
 			child_kill(&vm->qemu); /* on_image_made() goes on from there */
 		else if (vm->phase == VM_LAUNCHING)
 			launch_fail(h, vm, -ETIMEDOUT, "the children did not get to the gate");
+		else if (vm->phase == VM_UP)
+			network_lost(h, vm);
 	}
 }
 
@@ -452,7 +479,7 @@ static bool plausible(const struct vm *vm)
 static int adopt(struct helper *h, struct vm *vm)
 {
 	_cleanup_close_ int dir = vmdir_open(h->run_fd, vm->name);
-	uid_t uid = h->config.setup.users[slot_of(h, vm)].uid;
+	uid_t uid = slot_uid(h, vm);
 	int r = dir < 0 ? dir : record_load(dir, "running", &vm->run, sizeof(vm->run));
 
 	if (r < 0)
@@ -497,9 +524,11 @@ static int load_one(void *arg, const char *name)
 		return vmdir_remove(h->vms_fd, name);
 	if (r < 0 || rec.slot >= h->config.setup.max_vms || !proto_name_ok(rec.image) ||
 	    h->vms[rec.slot].name[0] != '\0') {
-		log_event(LOG_ERR, "record is damaged, or max_vms was lowered below its slot",
-			  LOG_STR("VM", name));
-		return -EINVAL;
+		/* Its disk stays where it is, for a person to look at; the other VMs go on. */
+		audit_event(h, LOG_ERR, "vm-damaged", LOG_STR("VM", name),
+			    LOG_STR("WHY", "its record is damaged, or max_vms was lowered below "
+					   "its slot"));
+		return 0;
 	}
 	vm = &h->vms[rec.slot];
 	(void)proto_name_set(vm->name, name);
@@ -515,6 +544,7 @@ static int load_one(void *arg, const char *name)
 			audit_event(h, LOG_WARNING, "vm-gone", LOG_STR("VM", name),
 				    LOG_NUM("GENERATION", rec.generation), LOG_ERRNO(r));
 		(void)vmdir_remove(h->run_fd, name);
+		cgroup_kill(h, vm);
 		cgroup_remove(h, vm);
 		memset(&vm->run, 0, sizeof(vm->run));
 	}
@@ -528,5 +558,11 @@ int vm_load_all(struct helper *h, struct err *reterr)
 	for (size_t i = 0; i < PROTO_MAX_VMS; i++)
 		vm_reset(&h->vms[i]);
 	r = for_each_name(h->vms_fd, load_one, h);
-	return r < 0 ? err_errno(reterr, r, "cannot read the VMs' directories") : 0;
+	if (r < 0)
+		return err_errno(reterr, r, "cannot read the VMs' directories");
+	/* Who runs as a slot's user now was not adopted: a VM whose record was lost, say. */
+	for (uint32_t i = 0; i < h->config.setup.max_vms && r == 0; i++)
+		if (!vm_is_up(&h->vms[i]))
+			r = spawn_sweep(&h->spawner, i);
+	return r < 0 ? err_errno(reterr, r, "cannot end what runs as the VMs' users") : 0;
 }

@@ -42,7 +42,9 @@ static int check_file(int fd)
 
 	if (fstat(fd, &st) < 0)
 		return -errno;
-	return S_ISREG(st.st_mode) && st.st_nlink == 1 && st.st_uid == 0 ? 0 : -EPERM;
+	if (!S_ISREG(st.st_mode) || st.st_nlink != 1 || st.st_uid != 0)
+		return -EPERM;
+	return st.st_mode & (S_IWGRP | S_IWOTH) ? -EPERM : 0;
 }
 
 int vmdir_open_file(int dirfd, const char *file, int flags)
@@ -59,6 +61,13 @@ int vmdir_open_file(int dirfd, const char *file, int flags)
 bool vmdir_has(int dirfd, const char *file)
 {
 	return faccessat(dirfd, file, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+bool vmdir_is_vm(int parent_fd, const char *name)
+{
+	_cleanup_close_ int dir = vmdir_open(parent_fd, name);
+
+	return dir >= 0 && vmdir_has(dir, "record");
 }
 
 /* getdents64() by hand: readdir() allocates. */

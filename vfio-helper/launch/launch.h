@@ -31,6 +31,9 @@ struct image {
 
 /* Reads image.conf from @fd. */
 int image_read(int fd, struct image *ret_image, struct err *reterr);
+/* 0 when the disk is of @format and stands for itself; -EINVAL, -EPERM when it names other files.
+ */
+int disk_check(int fd, int format);
 
 /*
  * Builds the command line of a checked spec. @image is that of QEMU and qemu-img. -E2BIG never

@@ -30,22 +30,21 @@ static int take_launch(struct launch *ret_launch)
 	return spec_check(&ret_launch->spec, &ret_launch->setup);
 }
 
-/* Waits until the helper has written down who we are: after a crash of it nobody starts. */
+/* Tells that we are here, and waits until the helper has written down who we are: after a crash of
+ * it nobody starts. */
 static void pass_gate(const struct launch *l)
 {
 	char byte = 'I';
 	int r = 0;
 
-	if (l->spec.program == PROGRAM_PASST) {
-		if (l->setup.require_isolation)
-			r = isolation_check();
-		if (r < 0)
-			give_up("a guest could reach this host's loopback; is the packet filter "
-				"for the VMs' users loaded?",
-				r);
-		if (write(CHILD_FD(FD_GATE), &byte, 1) != 1)
-			give_up("gate", -errno);
-	}
+	if (l->spec.program == PROGRAM_PASST && l->setup.require_isolation)
+		r = isolation_check();
+	if (r < 0)
+		give_up("a guest could reach this host's loopback; is the packet filter for the "
+			"VMs' users loaded?",
+			r);
+	if (write(CHILD_FD(FD_GATE), &byte, 1) != 1)
+		give_up("gate", -errno);
 	if (read(CHILD_FD(FD_GATE), &byte, 1) != 1)
 		_exit(125);
 	(void)close(CHILD_FD(FD_GATE));
@@ -61,6 +60,11 @@ static void take_image(const struct launch *l, struct image *ret_image)
 	if (image_read(CHILD_FD(FD_IMAGE), ret_image, &err) < 0)
 		give_up(err.text, -EINVAL);
 	(void)close(CHILD_FD(FD_IMAGE));
+	if (l->spec.program == PROGRAM_QEMU &&
+	    (disk_check(CHILD_FD(FD_DISK), IMAGE_QCOW2) < 0 ||
+	     disk_check(CHILD_FD(FD_BASE), ret_image->format) < 0))
+		give_up("a disk is no image of its format, or its header names another file",
+			-EINVAL);
 	if (l->spec.program != PROGRAM_QEMU_IMG)
 		return;
 	if (mib != 0 && mib < ret_image->min_disk_mib)

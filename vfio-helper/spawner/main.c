@@ -24,8 +24,10 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
-#define HIGH_FD  64 /* above every fixed number */
-#define CAP_LAST 63
+#define HIGH_FD          64 /* above every fixed number */
+#define CAP_LAST         63
+#define FILE_LIMIT_SMALL (1024 * 1024)
+#define OOM_SCORE        "300"
 
 static struct spawn_setup the_setup; /* set once, before the filter closes */
 static const struct spawn_setup *const setup = &the_setup;
@@ -76,15 +78,38 @@ static void set_limit(int resource, rlim_t wanted)
 	need(setrlimit((__rlimit_resource_t)resource, &limit), "limit");
 }
 
-/* No core file is possible already: priv_drop() has seen to it for the spawner and its children. */
-static void take_user(const struct spawn_spec *spec)
+/* Of a disk of that size with all that qcow2 keeps besides; passt writes no file. */
+static rlim_t file_limit(const struct spawn_spec *spec)
 {
-	const struct account *user = &setup->users[spec->slot];
-	gid_t group = spec_wants_kvm(spec) ? setup->kvm_gid : 0;
-	struct err why;
+	uint64_t mib = spec->disk_mib != 0 ? spec->disk_mib : setup->max_disk_mib;
 
+	return spec->program == PROGRAM_PASST ? FILE_LIMIT_SMALL
+					      : (rlim_t)((mib + mib / 64 + 64) << 20);
+}
+
+/* When memory runs out, a guest goes before any daemon. Raising the score needs no privilege. */
+static void be_first_to_go(void)
+{
+	_cleanup_close_ int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+
+	if (fd < 0 || write(fd, OOM_SCORE, strlen(OOM_SCORE)) < 0)
+		give_up("oom_score_adj", -errno);
+}
+
+/* No core file is possible already: priv_drop() has seen to it for the spawner and its children. */
+static void set_limits(const struct spawn_spec *spec)
+{
 	set_limit(RLIMIT_NOFILE, spec->program == PROGRAM_PASST ? 65536 : 1024);
 	set_limit(RLIMIT_MEMLOCK, 1024 * 1024);
+	set_limit(RLIMIT_FSIZE, file_limit(spec));
+	be_first_to_go();
+}
+
+static void take_user(uint32_t slot, gid_t group)
+{
+	const struct account *user = &setup->users[slot];
+	struct err why;
+
 	for (int cap = 0; cap <= CAP_LAST; cap++)
 		if (prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0 && errno != EINVAL)
 			give_up("bounding set", -errno);
@@ -108,7 +133,8 @@ _noreturn_ static void child_main(const struct spawn_spec *spec, const struct fd
 	(void)signal(SIGPIPE, SIG_DFL); /* which is ignored in this program */
 	need(setsid(), "session");
 	place_fds(spec, fds, launch_fd);
-	take_user(spec);
+	set_limits(spec);
+	take_user(spec->slot, spec_wants_kvm(spec) ? setup->kvm_gid : 0);
 	/* What serves the helper only must not outlive it. Set after the ids: they clear it. */
 	if (spec->program == PROGRAM_QEMU_IMG || spec->program == PROGRAM_TRIAL)
 		need(prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0), "death signal");
@@ -149,6 +175,31 @@ static int start(const void *body, size_t len, const struct fdlist *fds, int *re
 	return launch_fd < 0 ? launch_fd : fork_child(&launch.spec, fds, launch_fd, ret_pidfd);
 }
 
+/*
+ * A slot's user has no process but those of its one VM. Before the slot serves another, or the same
+ * again, whatever a lost or taken-over one has left behind is ended: it would share the uid.
+ */
+static int sweep(const void *body, size_t len)
+{
+	struct spawn_sweep req;
+	siginfo_t info = {0};
+	pid_t pid;
+
+	if (len != sizeof(req))
+		return -EBADMSG;
+	memcpy(&req, body, sizeof(req));
+	if (req.slot >= setup->max_vms)
+		return -EINVAL;
+	pid = fork();
+	if (pid == 0) {
+		take_user(req.slot, 0);
+		_exit(kill(-1, SIGKILL) == 0 || errno == ESRCH ? 0 : 1);
+	}
+	if (pid < 0 || waitid(P_PID, (id_t)pid, &info, WEXITED) < 0)
+		return -errno;
+	return info.si_code == CLD_EXITED && info.si_status == 0 ? 0 : -EIO;
+}
+
 static void reap(const void *body, size_t len, struct spawn_answer *answer)
 {
 	struct spawn_reap req;
@@ -183,6 +234,8 @@ static int serve_one(void)
 		answer.result = start(buf + sizeof(header), (size_t)n, &fds, &pidfd);
 	else if (header.op == SPAWN_OP_REAP)
 		reap(buf + sizeof(header), (size_t)n, &answer);
+	else if (header.op == SPAWN_OP_SWEEP)
+		answer.result = sweep(buf + sizeof(header), (size_t)n);
 	else
 		return -EBADMSG;
 	header.len = sizeof(answer);
