@@ -247,6 +247,33 @@ static void test_image(void **state)
 	assert_string_equal(got.append, "quiet");
 }
 
+/* In QEMU's place a shell that says on the serial port what a kernel would, or does not. */
+static void test_trial(void **state)
+{
+	static const struct {
+		const char *script;
+		int r;
+		enum launch_exit result;
+	} cases[] = {
+		{"echo Booting >&7; echo 'Linux version 6' >&7; exec sleep 9", 0, LAUNCH_OK},
+		{"echo SeaBIOS >&7; exec sleep 9", 0, LAUNCH_SILENT},
+		{"head -c 9000 /dev/zero >&7; exec sleep 9", 0, LAUNCH_SILENT},
+		{"echo no such device >&7", -EPIPE, LAUNCH_SILENT},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		char shell[] = "/bin/sh", option[] = "-c", script[80];
+		struct args a = {.argv = {shell, option, script}, .n = 3};
+		enum launch_exit result = LAUNCH_OK;
+
+		(void)snprintf(script, sizeof(script), "%s", cases[i].script);
+		assert_int_equal(CHILD_FD(FD_CONSOLE), 7);
+		assert_int_equal(trial_run(&a, 1, &result), cases[i].r);
+		assert_int_equal(result, cases[i].result);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -254,7 +281,7 @@ int main(void)
 		cmocka_unit_test(test_refuses_text), cmocka_unit_test(test_refuses_roles),
 		cmocka_unit_test(test_qemu),         cmocka_unit_test(test_longest),
 		cmocka_unit_test(test_passt),        cmocka_unit_test(test_small_programs),
-		cmocka_unit_test(test_image),
+		cmocka_unit_test(test_image),        cmocka_unit_test(test_trial),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
