@@ -1,17 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Start-up stages, capabilities, undumpable, the system-call filter.
+ * Start-up stages, signals, capabilities, undumpable.
  * Trust: runs in every daemon before it reads input.
  */
 #include "common/priv.h"
 
 #include <cap-ng.h>
 #include <fcntl.h>
-#include <linux/seccomp.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/syscall.h>
 
 static enum stage current_stage = STAGE_START;
 
@@ -142,23 +140,5 @@ int priv_prove_no_return(uid_t uid, struct err *reterr)
 {
 	if (setresuid(uid, uid, uid) == 0 || setreuid((uid_t)-1, uid) == 0 || seteuid(uid) == 0)
 		return err_set(reterr, -EPERM, "uid %u could be taken back", uid);
-	return 0;
-}
-
-int priv_enter_filter(const char *name, const struct sock_filter *filter, size_t len,
-		      struct err *reterr)
-{
-	const struct sock_fprog prog = {
-		.len = (unsigned short)len,
-		.filter = (struct sock_filter *)filter,
-	};
-
-	if (len == 0)
-		return 0; /* built with -Dsandbox=off */
-	if (len > BPF_MAXINSNS)
-		return err_set(reterr, -EINVAL, "the system-call filter of %s is too long", name);
-	if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &prog) != 0)
-		return err_errno(reterr, errno > 0 ? -errno : -EPERM,
-				 "cannot load the system-call filter of %s", name);
 	return 0;
 }

@@ -15,7 +15,7 @@
 
 #define PREPARE_DEADLINE_MS 30000
 #define LAUNCH_DEADLINE_MS  10000
-#define QEMU_FOLLOWS_MS     1000
+#define QEMU_FOLLOWS_MS     200
 #define GATE_CHILDREN       2
 
 enum proto_status failure(int r)

@@ -7,6 +7,8 @@
 #include "vfio-helper/launch/launch.h"
 
 #include "common/fd.h"
+#include "common/priv.h"
+#include "vm-qemu.filter.h"
 
 #include <fcntl.h>
 
@@ -73,6 +75,17 @@ static void take_image(const struct launch *l, struct image *ret_image)
 		give_up("the image's min_disk_mib is over max_disk_mib", -ERANGE);
 }
 
+/* passt closes a filter of its own, and needs what this one forbids to get that far. */
+static void confine(const struct spawn_spec *spec)
+{
+	struct err err;
+
+	if (spec->program == PROGRAM_PASST)
+		return;
+	if (priv_enter_filter("QEMU", filter_vm_qemu, filter_vm_qemu_len, &err) < 0)
+		give_up(err.text, -EPERM);
+}
+
 int main(void)
 {
 	static struct launch launch;
@@ -98,6 +111,7 @@ int main(void)
 	}
 	if (launch.spec.roles & FD_BIT(FD_GATE))
 		pass_gate(&launch);
+	confine(&launch.spec);
 	(void)execv(args.argv[0], args.argv);
 	give_up(args.argv[0], -errno);
 }
