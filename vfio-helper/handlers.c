@@ -262,7 +262,9 @@ int on_vm_forget(struct helper *h, _unused_ struct peer *peer, const struct vm_f
 	struct vm *vm = vm_find(h, req->vm);
 	int r;
 
-	if (!vm) /* never made, or damaged and not loaded */
+	if (!vm && !vmdir_is_vm(h->vms_fd, req->vm))
+		return PROTO_OK;
+	if (!vm) /* damaged, so that it was not loaded */
 		return vmdir_remove(h->vms_fd, req->vm) == 0 ? PROTO_OK : PROTO_FAILED;
 	if (vm->phase != VM_IDLE)
 		return PROTO_BUSY;

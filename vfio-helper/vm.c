@@ -507,6 +507,13 @@ static int adopt(struct helper *h, struct vm *vm)
 	return r;
 }
 
+/* Its disk stays where it is, for a person to look at; the other VMs go on. */
+static void left_out(struct helper *h, const char *name)
+{
+	audit_event(h, LOG_ERR, "vm-damaged", LOG_STR("VM", name),
+		    LOG_STR("WHY", "its record is damaged, or max_vms was lowered below its slot"));
+}
+
 static int load_one(void *arg, const char *name)
 {
 	struct helper *h = arg;
@@ -524,10 +531,7 @@ static int load_one(void *arg, const char *name)
 		return vmdir_remove(h->vms_fd, name);
 	if (r < 0 || rec.slot >= h->config.setup.max_vms || !proto_name_ok(rec.image) ||
 	    h->vms[rec.slot].name[0] != '\0') {
-		/* Its disk stays where it is, for a person to look at; the other VMs go on. */
-		audit_event(h, LOG_ERR, "vm-damaged", LOG_STR("VM", name),
-			    LOG_STR("WHY", "its record is damaged, or max_vms was lowered below "
-					   "its slot"));
+		left_out(h, name);
 		return 0;
 	}
 	vm = &h->vms[rec.slot];
@@ -535,8 +539,9 @@ static int load_one(void *arg, const char *name)
 	vm->rec = rec;
 	vm->seeded = vmdir_has(dir, "seed.img");
 	if (!plausible(vm)) {
-		log_event(LOG_ERR, "a VM's record is damaged", LOG_STR("VM", name));
-		return -EINVAL;
+		left_out(h, name);
+		vm_reset(vm);
+		return 0;
 	}
 	r = adopt(h, vm);
 	if (r < 0) {
