@@ -8,6 +8,7 @@
 #include "agentd/store.h"
 #include "agentd/view.h"
 #include "common/log.h"
+#include "common/notify.h"
 
 #include <time.h>
 
@@ -66,7 +67,27 @@ void agentd_changed(struct agentd *a, struct instance *inst)
 	free(TAKE_PTR(inst->view));
 	free(TAKE_PTR(a->list_view));
 	free(TAKE_PTR(a->bare_view));
+	agentd_tell_manager(a);
 	agentd_kick(a); /* waiters */
+}
+
+void agentd_tell_manager(struct agentd *a)
+{
+	char text[sizeof(a->told)];
+	struct instance *inst;
+	size_t n = 0, running = 0;
+
+	TAILQ_FOREACH(inst, &a->instances, link)
+	{
+		n++;
+		running += STR_EQ(inst->status, "running");
+	}
+	(void)snprintf(text, sizeof(text), "127.0.0.1:%u, instances: %zu, running: %zu",
+		       a->http_port, n, running);
+	if (STR_EQ(text, a->told))
+		return;
+	(void)snprintf(a->told, sizeof(a->told), "%s", text);
+	notify_status(text);
 }
 
 int agentd_commit(struct agentd *a, struct instance *inst, const struct run *next)
@@ -96,5 +117,6 @@ int agentd_erase(struct agentd *a, struct instance *inst)
 	log_event(LOG_NOTICE, "instance destroyed", LOG_STR("INSTANCE", inst->id));
 	TAILQ_REMOVE(&a->instances, inst, link);
 	instance_free(inst);
+	agentd_tell_manager(a);
 	return 0;
 }

@@ -44,6 +44,7 @@ struct agentd {
 	size_t n_relays;
 	char *list_view; /* owned; cached answer to GET /v1/instances, NULL when stale */
 	char *bare_view; /* owned; the same for GET /instances */
+	char told[96];   /* the status line that the service manager has */
 };
 
 /* agentd.c: looks at everything again once the present callback has returned. */
@@ -62,6 +63,9 @@ void agentd_changed(struct agentd *a, struct instance *inst);
  * changed.
  */
 int agentd_commit(struct agentd *a, struct instance *inst, const struct run *next);
+
+/* Tells the service manager how many instances there are, if that has changed. */
+void agentd_tell_manager(struct agentd *a);
 
 /* Takes the instance out of the list, with its record, and frees it. */
 int agentd_erase(struct agentd *a, struct instance *inst);

@@ -445,7 +445,7 @@ static void start_remote(struct instance *inst, enum step step)
 	if (r == 0)
 		r = peers_call(inst->agentd->peers, remote->peer, remote->op_number, &req, fd,
 			       remote->timeout_ms, on_step_reply, call);
-	if (r < 0) {
+	if (r != 0) {
 		free(call);
 		trouble(inst, log_errno_text(r));
 		return;

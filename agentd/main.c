@@ -235,20 +235,20 @@ static int load_instances(struct agentd *a, struct err *reterr)
 
 static int run_loop(struct agentd *a, struct start *start, struct err *reterr)
 {
-	char status[96];
-	int r = load_instances(a, reterr);
+	int r;
 
+	stage_assert_running();
+	r = load_instances(a, reterr);
 	if (r == 0)
 		r = serve_http(a, start, reterr);
 	if (r < 0)
 		return r;
 	peers_start(a->peers);
 	(void)malloc_trim(0); /* what starting took is not needed again */
-	(void)snprintf(status, sizeof(status), "serving 127.0.0.1:%u, %zu instances", a->http_port,
-		       agentd_count(a));
+	agentd_tell_manager(a);
 	log_event(LOG_NOTICE, "ready", LOG_NUM("HTTP_PORT", a->http_port),
 		  LOG_NUM("INSTANCES", agentd_count(a)));
-	notify_ready(status);
+	notify_ready(a->told);
 	if (event_base_dispatch(a->base) < 0)
 		return err_set(reterr, -EIO, "the event loop has failed");
 	return 0;

@@ -296,8 +296,8 @@ static void quarantine(struct instance *inst, const char *why)
 
 static int load_one(int dirfd, const char *name, struct agentd *a, struct instance_list *list)
 {
-	struct instance *inst = instance_new(a);
 	_cleanup_free_ char *text = NULL;
+	struct instance *inst = instance_new(a);
 	struct err why = {0};
 	size_t len = 0;
 

@@ -80,6 +80,8 @@ int ipc_send(int fd, const struct proto_header *header, const void *body, const 
 		mh.msg_control = control.bytes;
 		mh.msg_controllen = CMSG_SPACE(sizeof(int) * n_fds);
 		c = CMSG_FIRSTHDR(&mh);
+		if (!c) /* there is room for it, as just said */
+			return -EINVAL;
 		c->cmsg_level = SOL_SOCKET;
 		c->cmsg_type = SCM_RIGHTS;
 		c->cmsg_len = CMSG_LEN(sizeof(int) * n_fds);

@@ -168,7 +168,7 @@ static size_t find_gpus(const struct check_env *env, char (*ret_gpus)[NAME_SIZE]
 		if (d->d_name[0] == '.' || strlen(d->d_name) >= NAME_SIZE)
 			continue;
 		if (is_gpu(read_hex(env, d->d_name, "class") >> 8))
-			snprintf(ret_gpus[n++], NAME_SIZE, "%s", d->d_name);
+			snprintf(ret_gpus[n++], NAME_SIZE, "%.*s", NAME_SIZE - 1, d->d_name);
 	}
 	(void)closedir(dir);
 	qsort(ret_gpus, n, NAME_SIZE, by_address);

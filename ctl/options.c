@@ -62,7 +62,7 @@ struct getopt_tables {
 
 static void tables_add(struct getopt_tables *t, const struct ctl_option *options, size_t n)
 {
-	for (size_t i = 0; i < n && t->n < OPTIONS_MAX; i++) {
+	for (size_t i = 0; options && i < n && t->n < OPTIONS_MAX; i++) {
 		const struct ctl_option *o = &options[i];
 
 		t->longs[t->n++] =
@@ -79,7 +79,7 @@ static void tables_add(struct getopt_tables *t, const struct ctl_option *options
 
 static const struct ctl_option *find_letter(const struct ctl_option *options, size_t n, int id)
 {
-	for (size_t i = 0; i < n; i++)
+	for (size_t i = 0; options && i < n; i++)
 		if ((int)options[i].id == id || (options[i].letter && options[i].letter == id))
 			return &options[i];
 	return NULL;

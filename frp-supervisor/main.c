@@ -139,6 +139,7 @@ static int serve(struct supervisor *s, const sigset_t *waiting, struct err *rete
 {
 	struct pollfd fds[SERVER_MAX_PEERS + 1];
 
+	stage_assert_running();
 	while (!terminate) {
 		for (size_t i = 0; i < SERVER_MAX_PEERS; i++)
 			fds[i] = (struct pollfd){.fd = s->server.peers[i].fd, .events = POLLIN};

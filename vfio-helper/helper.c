@@ -8,6 +8,7 @@
 #include "common/fd.h"
 #include "common/ipc.h"
 #include "common/notify.h"
+#include "common/priv.h"
 
 #include <fcntl.h>
 #include <signal.h>
@@ -170,8 +171,10 @@ static void on_spawner(struct helper *h, void *arg)
 
 int helper_begin(struct helper *h, struct err *reterr)
 {
-	int r = audit_open(h, reterr);
+	int r;
 
+	stage_assert_running();
+	r = audit_open(h, reterr);
 	if (r < 0)
 		return r;
 	dispatch_init(h);

@@ -26,9 +26,12 @@ static int ask(struct spawner *s, uint32_t op, const void *body, size_t len, con
 		;
 	if (n == 0)
 		n = ipc_recv_fds(s->fd, buf, sizeof(buf), ret_fds, 1);
+	s->lost = n != (ssize_t)sizeof(buf);
+	if (s->lost)
+		return -EPIPE;
 	memcpy(&header, buf, sizeof(header));
 	/* An answer to something else is a late one: the two are out of step. */
-	s->lost = n != (ssize_t)sizeof(buf) || header.request_id != s->asked;
+	s->lost = header.request_id != s->asked;
 	if (s->lost)
 		return -EPIPE;
 	memcpy(ret_answer, buf + sizeof(header), sizeof(*ret_answer));

@@ -47,16 +47,16 @@ static void need(int r, const char *what)
 /* Puts each descriptor at its fixed number and closes everything else. */
 static void place_fds(const struct spawn_spec *spec, const struct fdlist *fds, int launch_fd)
 {
-	int high[FD_ROLES], high_launch = fcntl(launch_fd, F_DUPFD_CLOEXEC, HIGH_FD);
+	int high[FD_ROLES] = {[0 ... FD_ROLES - 1] = -1};
+	int high_launch = fcntl(launch_fd, F_DUPFD_CLOEXEC, HIGH_FD);
 	size_t next = 0;
 
 	need(high_launch, "duplicate");
 	for (size_t role = 0; role < FD_ROLES; role++) {
-		high[role] = -1;
-		if (spec->roles & FD_BIT(role)) {
-			high[role] = fcntl(fds->fds[next++], F_DUPFD_CLOEXEC, HIGH_FD);
-			need(high[role], "duplicate");
-		}
+		if (!(spec->roles & FD_BIT(role)))
+			continue;
+		high[role] = fcntl(fds->fds[next++], F_DUPFD_CLOEXEC, HIGH_FD);
+		need(high[role], "duplicate");
 	}
 	need(dup2(high[FD_STDERR], STDOUT_FILENO), "stdout");
 	need(dup2(high[FD_STDERR], STDERR_FILENO), "stderr");
