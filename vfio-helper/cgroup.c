@@ -35,7 +35,7 @@ static int _printf_(3, 4) write_file(int dirfd, const char *file, const char *fo
  * A directory of our own at the top, as container engines without a service manager have it: VMs
  * outlive the helper's unit, and no process may stay in a cgroup whose controllers are handed on.
  */
-static int open_own(struct err *reterr)
+static int open_own(void)
 {
 	_cleanup_close_ int root = open(ROOT, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	struct statfs fs;
@@ -44,10 +44,11 @@ static int open_own(struct err *reterr)
 	if (root < 0 || fstatfs(root, &fs) < 0 || fs.f_type != CGROUP2_SUPER_MAGIC)
 		return -ENOENT;
 	(void)write_file(root, "cgroup.subtree_control", CONTROLLERS);
-	if (mkdirat(root, OWN_NAME, 0755) < 0 && errno != EEXIST)
-		return err_errno(reterr, -errno, "cannot make the cgroup " ROOT "/" OWN_NAME);
+	/* Its parent's mode forbids this without CAP_DAC_OVERRIDE: the unit file makes it before.
+	 */
+	(void)mkdirat(root, OWN_NAME, 0755);
 	fd = openat(root, OWN_NAME, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
-	return fd < 0 ? err_errno(reterr, -errno, "cannot open the cgroup") : fd;
+	return fd < 0 ? -errno : fd;
 }
 
 static int open_given(const char *path, struct err *reterr)
@@ -69,9 +70,10 @@ int cgroup_open(const struct config *config, int *ret_fd, struct err *reterr)
 	*ret_fd = -EBADF;
 	if (STR_EQ(config->cgroup, "none"))
 		return 0;
-	fd = STR_EQ(config->cgroup, "auto") ? open_own(reterr) : open_given(config->cgroup, reterr);
-	if (fd == -ENOENT && STR_EQ(config->cgroup, "auto")) {
-		log_event(LOG_WARNING, "this host has no cgroup v2: VMs run without limits");
+	fd = STR_EQ(config->cgroup, "auto") ? open_own() : open_given(config->cgroup, reterr);
+	if (fd < 0 && STR_EQ(config->cgroup, "auto")) {
+		log_event(LOG_WARNING,
+			  "no cgroup v2 directory " ROOT "/" OWN_NAME ": VMs run without limits");
 		return 0;
 	}
 	if (fd < 0)
