@@ -70,7 +70,7 @@ int conf_parse_mib(const char *text, uint32_t *ret_mib)
 
 static int set_text(const struct conf_key *key, const char *value, char *member, struct err *reterr)
 {
-	if (*value == '\0' || !printable(value))
+	if ((*value == '\0' && key->type != CONF_LIST) || !printable(value))
 		return err_set(reterr, -EINVAL, "%s must be printable text", key->name);
 	if (strlen(value) >= key->size)
 		return err_set(reterr, -EINVAL, "%s is longer than %zu characters", key->name,
@@ -138,6 +138,7 @@ int conf_set(const struct conf_key *key, const char *value, void *ret_config, st
 
 	switch (key->type) {
 	case CONF_TEXT:
+	case CONF_LIST:
 		return set_text(key, value, member, reterr);
 	case CONF_PATH:
 		if (!path_ok(value))

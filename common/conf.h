@@ -11,6 +11,7 @@
 
 enum conf_type {
 	CONF_TEXT, /* char[size]: printable ASCII, not empty */
+	CONF_LIST, /* char[size]: the same, may be empty; the daemon splits it at commas */
 	CONF_PATH, /* char[size]: absolute path without "." or ".." parts */
 	CONF_NAME, /* char[size]: a protocol NAME, see proto/msgs.def */
 	CONF_U32,  /* uint32_t within [low, high] */

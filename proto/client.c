@@ -16,9 +16,11 @@
 #define TEXT(field, size)     +(size)
 #define PORTS(field)          +sizeof(struct proto_port) * PROTO_MAX_PORTS
 #define NAMES(field)          +PROTO_MAX_VMS *PROTO_NAME_SIZE
+#define GPUS(field)           +sizeof(uint64_t) * PROTO_MAX_GPUS
 #define MSG(name, fields)     static_assert(sizeof(struct name) == 0 fields, "padding in " #name);
 #include "proto/msgs.def"
 #undef MSG
+#undef GPUS
 #undef NAMES
 #undef PORTS
 #undef TEXT
@@ -93,6 +95,17 @@ const char *proto_role_name(enum proto_role role)
 		return "frp-supervisor";
 	}
 	return "unknown";
+}
+
+const char *proto_gpu_reason_text(enum proto_gpu_reason reason)
+{
+	static const char *const texts[] = {
+#define X(name_, word_, text_) [PROTO_GPU_##name_] = text_,
+		PROTO_GPU_REASON_LIST(X)
+#undef X
+	};
+
+	return (size_t)reason <= PROTO_GPU_REASON_MAX ? texts[reason] : "unknown";
 }
 
 const char *proto_status_text(enum proto_status status)

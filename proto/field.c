@@ -68,6 +68,26 @@ int proto_name_set(char field[static PROTO_NAME_SIZE], const char *name)
 	return 0;
 }
 
+size_t proto_gpus_count(const uint64_t gpus[static PROTO_MAX_GPUS])
+{
+	size_t n = 0;
+
+	while (n < PROTO_MAX_GPUS && gpus[n] != 0)
+		n++;
+	return n;
+}
+
+const char *proto_gpu_reason_name(enum proto_gpu_reason reason)
+{
+	static const char *const names[] = {
+#define X(name_, word_, text_) [PROTO_GPU_##name_] = word_,
+		PROTO_GPU_REASON_LIST(X)
+#undef X
+	};
+
+	return (size_t)reason <= PROTO_GPU_REASON_MAX ? names[reason] : "unknown";
+}
+
 size_t proto_ports_count(const struct proto_port ports[static PROTO_MAX_PORTS])
 {
 	size_t n = 0;

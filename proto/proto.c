@@ -43,6 +43,17 @@ static bool names_ok(const char names[static PROTO_MAX_VMS][PROTO_NAME_SIZE])
 			      n < PROTO_MAX_VMS ? (PROTO_MAX_VMS - n) * PROTO_NAME_SIZE : 0);
 }
 
+/* Ascending, so that no address is there twice. */
+static bool gpus_ok(const uint64_t gpus[static PROTO_MAX_GPUS])
+{
+	size_t n = proto_gpus_count(gpus);
+
+	for (size_t i = 0; i < n; i++)
+		if (gpus[i] > PROTO_PCI_MAX || (i > 0 && gpus[i] <= gpus[i - 1]))
+			return false;
+	return n > 0 && proto_all_zero(gpus + n, (PROTO_MAX_GPUS - n) * sizeof(gpus[0]));
+}
+
 /* One check per message: check_<name>(). */
 #define U32(field, low, high) &&number_ok(m->field, low, high)
 #define U64(field, low, high) &&number_ok(m->field, low, high)
@@ -50,6 +61,7 @@ static bool names_ok(const char names[static PROTO_MAX_VMS][PROTO_NAME_SIZE])
 #define TEXT(field, size)     &&proto_text_ok(m->field, size)
 #define PORTS(field)          &&ports_ok(m->field)
 #define NAMES(field)          &&names_ok(m->field)
+#define GPUS(field)           &&gpus_ok(m->field)
 #define MSG(name, fields)                                                                          \
 	static_assert(sizeof(struct name) <= sizeof(union proto_body), #name " is too big");       \
 	static int check_##name(const void *body)                                                  \
@@ -60,6 +72,7 @@ static bool names_ok(const char names[static PROTO_MAX_VMS][PROTO_NAME_SIZE])
 	}
 #include "proto/msgs.def"
 #undef MSG
+#undef GPUS
 #undef NAMES
 #undef PORTS
 #undef TEXT

@@ -10,19 +10,25 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PROTO_VERSION        1
+#define PROTO_VERSION        2
 #define PROTO_NAME_SIZE      40 /* 32 characters, NUL-padded to a multiple of eight */
 #define PROTO_NAME_MAX       32
 #define PROTO_MAX_VMS        16
 #define PROTO_MAX_PORTS      16
+#define PROTO_MAX_GPUS       16
+#define PROTO_MAX_DEVICES    64 /* functions of one VM's cards: GPUs and their companions */
 #define PROTO_MAX_CPUS       512
 #define PROTO_MAX_MEMORY_MIB (8u * 1024 * 1024)
 #define PROTO_MAX_DISK_MIB   (64u * 1024 * 1024)
-#define PROTO_MAX_FDS        1            /* descriptors that one message may carry */
-#define PROTO_MSG_MAX        4096         /* bytes of one datagram */
-#define PROTO_SEED_MAX       (256 * 1024) /* bytes of a seed disk */
-#define PROTO_KEYS_MAX       (64 * 1024)  /* bytes of a list of public keys */
-#define PROTO_CONSOLE_MAX    (64 * 1024)  /* bytes of console that are kept and can be read */
+#define PROTO_MAX_FDS        1             /* descriptors that one message may carry */
+#define PROTO_MSG_MAX        4096          /* bytes of one datagram */
+#define PROTO_SEED_MAX       (256 * 1024)  /* bytes of a seed disk */
+#define PROTO_KEYS_MAX       (64 * 1024)   /* bytes of a list of public keys */
+#define PROTO_CONSOLE_MAX    (64 * 1024)   /* bytes of console that are kept and can be read */
+#define PROTO_GPU_LIST_MAX   (1024 * 1024) /* bytes of GPU_LIST's memfd */
+#define PROTO_PCI_MAX        UINT64_C(0xffffffffffff) /* domains have up to 32 bits */
+#define PROTO_NO_GROUP       UINT32_MAX /* gpu_card_ev.group, gpu_part_ev.group: in none */
+#define PROTO_NO_NODE        UINT32_MAX /* gpu_card_ev.node: the machine does not say */
 
 /* Who speaks: decided by the receiver from the peer's credentials, never by the message. */
 enum proto_role {
@@ -99,6 +105,55 @@ enum proto_accel_reason {
 		PROTO_ACCEL_REASON_MAX = PROTO_ACCEL_NO_KERNEL,
 };
 
+/*
+ * Why a GPU may not be rented, in the order in which one becomes the verdict, with the word that is
+ * printed and words for people. RENTABLE is the verdict of a GPU with nothing against it.
+ */
+#define PROTO_GPU_REASON_LIST(X)                                                                   \
+	X(RENTABLE, "rentable", "it can be rented")                                                \
+	X(NO_IOMMU, "no_iommu", "not in an IOMMU group")                                           \
+	X(BOOT_DISPLAY, "boot_display", "it drives the host's display")                            \
+	X(VIRTUALISED, "virtualised", "it has virtual functions or mediated devices, or is one")   \
+	X(NOT_VIABLE, "not_viable", "its IOMMU group holds a device that is not the card's")       \
+	X(RESERVED, "reserved", "it is bound to a driver that keeps it for someone else")          \
+	X(BUSY, "busy", "it is in use")                                                            \
+	X(QUARANTINED, "quarantined", "it did not come back well the last time")                   \
+	X(HALF_BOUND, "half_bound", "an interrupted bind has left it in parts")
+
+enum proto_gpu_reason {
+#define X(name, word, text) PROTO_GPU_##name,
+	PROTO_GPU_REASON_LIST(X)
+#undef X
+		PROTO_GPU_REASON_MAX = PROTO_GPU_HALF_BOUND,
+};
+
+/* What a function is to a GPU. */
+enum proto_gpu_role {
+	PROTO_ROLE_GPU,       /* itself, or another GPU whose card shares a group with it */
+	PROTO_ROLE_COMPANION, /* belongs to the card and goes along */
+	PROTO_ROLE_BRIDGE,    /* stays, does no harm */
+	PROTO_ROLE_ALONG,     /* foreign, driverless, and policy binds it along */
+	PROTO_ROLE_FOREIGN,   /* not the card's */
+	PROTO_GPU_ROLE_MAX = PROTO_ROLE_FOREIGN,
+};
+
+/* Reset methods of a PCI function, gpu_card_ev.resets, as bits: the kernel's words. */
+#define PROTO_RESET_LIST(X)                                                                        \
+	X(FLR, "flr")                                                                              \
+	X(AF_FLR, "af_flr")                                                                        \
+	X(PM, "pm")                                                                                \
+	X(BUS, "bus")                                                                              \
+	X(CXL_BUS, "cxl_bus")                                                                      \
+	X(ACPI, "acpi")                                                                            \
+	X(DEVICE_SPECIFIC, "device_specific")
+
+enum proto_reset {
+#define X(name, word) PROTO_RESET_##name,
+	PROTO_RESET_LIST(X)
+#undef X
+		PROTO_RESET_COUNT,
+};
+
 enum proto_vm_state {
 	PROTO_VM_ABSENT,
 	PROTO_VM_PREPARED, /* directory and overlay exist, no seed */
@@ -152,12 +207,14 @@ struct proto_header {
 #define TEXT(field, size)     char field[size];
 #define PORTS(field)          struct proto_port field[PROTO_MAX_PORTS];
 #define NAMES(field)          char field[PROTO_MAX_VMS][PROTO_NAME_SIZE];
+#define GPUS(field)           uint64_t field[PROTO_MAX_GPUS];
 #define MSG(name, fields)                                                                          \
 	struct name {                                                                              \
 		fields                                                                             \
 	};
 #include "proto/msgs.def"
 #undef MSG
+#undef GPUS
 #undef NAMES
 #undef PORTS
 #undef TEXT
@@ -257,7 +314,12 @@ void proto_text_set(char *field, size_t size, const char *text);
 /* Number of used entries. */
 size_t proto_ports_count(const struct proto_port ports[static PROTO_MAX_PORTS]);
 
+size_t proto_gpus_count(const uint64_t gpus[static PROTO_MAX_GPUS]);
+
 /* Words for people: "agentd", "busy: …". Never NULL. */
 const char *proto_role_name(enum proto_role role);
 const char *proto_status_name(enum proto_status status);
 const char *proto_status_text(enum proto_status status);
+/* "rentable", "no_iommu"… and the words that explain it. Never NULL. */
+const char *proto_gpu_reason_name(enum proto_gpu_reason reason);
+const char *proto_gpu_reason_text(enum proto_gpu_reason reason);

@@ -103,6 +103,8 @@ static void print_events(void)
 		     "` | up to %d pairs of u16 (host, guest), distinct host ports |\n",           \
 		     PROTO_MAX_PORTS);
 #define NAMES(field) (void)printf("| `" #field "` | up to %d names |\n", PROTO_MAX_VMS);
+#define GPUS(field)                                                                                \
+	(void)printf("| `" #field "` | 1 to %d PCI addresses, ascending |\n", PROTO_MAX_GPUS);
 #define MSG(name, fields)                                                                          \
 	(void)puts("\n### " #name "\n\n| field | kind |\n|---|---|");                              \
 	fields

@@ -3,13 +3,14 @@
  * helper.conf and the accounts that it names.
  * Trust: runs as root before the sandbox; reads files that only root can write.
  */
-#include "vfio-helper/helper.h"
+#include "vfio-helper/config.h"
 
 #include "common/conf.h"
 
 #include <pwd.h>
 
 static const char *const accel_words[] = {"auto", "kvm", "tcg", NULL};
+static const char *const tristate_words[] = {"auto", "yes", "no", NULL};
 
 #define KEY(member, kind, value, ...)                                                              \
 	{                                                                                          \
@@ -20,6 +21,11 @@ static const char *const accel_words[] = {"auto", "kvm", "tcg", NULL};
 	{                                                                                          \
 		.name = #member, .type = (kind), .initial = (value),                               \
 		CONF_MEMBER(struct config, setup.member), __VA_ARGS__                              \
+	}
+#define GPU(member, kind, value, ...)                                                              \
+	{                                                                                          \
+		.name = "gpu_" #member, .type = (kind), .initial = (value),                        \
+		CONF_MEMBER(struct config, gpu.member), __VA_ARGS__                                \
 	}
 static const struct conf_key keys[] = {
 	KEY(socket, CONF_PATH, "/run/qudata/helper.sock"),
@@ -44,7 +50,24 @@ static const struct conf_key keys[] = {
 	SETUP(port_low, CONF_U32, "10000", .low = 1024, .high = UINT16_MAX),
 	SETUP(port_high, CONF_U32, "65535", .low = 1024, .high = UINT16_MAX),
 	SETUP(require_isolation, CONF_BOOL, "yes"),
+	GPU(state_dir, CONF_PATH, "/var/lib/qudata-gpu"),
+	GPU(vendors, CONF_LIST, "10de"),
+	GPU(accelerators, CONF_LIST, ""),
+	GPU(along, CONF_LIST, ""),
+	GPU(never, CONF_LIST, ""),
+	GPU(services, CONF_LIST,
+	    "nvidia-persistenced.service,nvidia-fabricmanager.service,nvidia-powerd.service,"
+	    "nvidia-dcgm.service,dcgm.service"),
+	GPU(allow_boot_display, CONF_BOOL, "no"),
+	GPU(allow_virtual_functions, CONF_BOOL, "no"),
+	GPU(allow_nouveau, CONF_BOOL, "no"),
+	GPU(adopt_vfio, CONF_BOOL, "no"),
+	GPU(hide_vm, CONF_BOOL, "no"),
+	GPU(rom, CONF_ENUM, "auto", .words = tristate_words),
+	GPU(iommufd, CONF_ENUM, "auto", .words = tristate_words),
+	GPU(write_seconds, CONF_U32, "30", .low = 1, .high = 120),
 };
+#undef GPU
 #undef SETUP
 #undef KEY
 

@@ -285,3 +285,32 @@ int on_vm_subscribe(_unused_ struct helper *h, struct peer *peer,
 	peer->subscribed = true;
 	return PROTO_OK;
 }
+
+/* GPUs: refused until the binding program is there. */
+int on_gpu_list(_unused_ struct helper *h, _unused_ struct peer *peer,
+		_unused_ const struct gpu_list_req *req, _unused_ struct gpu_list_rep *rep,
+		_unused_ struct fdlist *fds)
+{
+	return PROTO_DENIED;
+}
+
+int on_gpu_bind(_unused_ struct helper *h, _unused_ struct peer *peer,
+		_unused_ const struct gpu_bind_req *req, _unused_ struct gpu_bind_rep *rep,
+		_unused_ struct fdlist *fds)
+{
+	return PROTO_DENIED;
+}
+
+int on_gpu_release(_unused_ struct helper *h, _unused_ struct peer *peer,
+		   _unused_ const struct gpu_release_req *req, _unused_ struct gpu_release_rep *rep,
+		   _unused_ struct fdlist *fds)
+{
+	return PROTO_DENIED;
+}
+
+int on_gpu_recover(_unused_ struct helper *h, _unused_ struct peer *peer,
+		   _unused_ const struct gpu_recover_req *req, _unused_ struct gpu_recover_rep *rep,
+		   _unused_ struct fdlist *fds)
+{
+	return PROTO_DENIED;
+}

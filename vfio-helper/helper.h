@@ -10,43 +10,13 @@
 #include "common/log.h"
 #include "common/server.h"
 #include "proto/proto.h"
+#include "vfio-helper/config.h"
 #include "vfio-helper/spec.h"
 
 #include <limits.h>
 #include <sys/stat.h>
 
-#define DIR_TEXT_MAX 60   /* leaves room for "/<vm>/console.sock" in a socket's address */
-#define STDERR_MAX   8192 /* bytes that are kept of a child's complaints */
-
-/* ---- configuration: config.c ---- */
-
-enum accel_choice {
-	ACCEL_AUTO,
-	ACCEL_KVM,
-	ACCEL_TCG,
-};
-
-struct config {
-	char socket[DIR_TEXT_MAX];
-	char state_dir[DIR_TEXT_MAX];
-	char run_dir[DIR_TEXT_MAX];
-	char image_dir[DIR_TEXT_MAX];
-	char agentd_user[PROTO_NAME_SIZE];
-	char vmmon_user[PROTO_NAME_SIZE];
-	char vm_user_prefix[PROTO_NAME_SIZE];
-	char cgroup[128]; /* "auto", "none" or an absolute path */
-	int accel;        /* enum accel_choice */
-	uint32_t max_total_memory_mib;
-	struct account agentd, vmmon; /* the two peers: by accounts_load() */
-	struct spawn_setup setup;     /* what the spawner has to know, too */
-};
-
-/* Reads @path over the defaults and checks what the keys' own ranges cannot. */
-int config_load(const char *path, struct config *ret_config, struct err *reterr);
-/* Looks the accounts up in /etc/passwd, or in @passwd for tests. */
-int accounts_load(struct config *config, const char *passwd, struct err *reterr);
-/* Checks that only root could have put something else at @path (each directory on the way too). */
-int config_check_trusted(const char *path, mode_t type, struct err *reterr);
+#define STDERR_MAX 8192 /* bytes that are kept of a child's complaints */
 
 /* ---- records of the helper's own: record.c. No padding: they are files as they are ---- */
 

@@ -49,6 +49,9 @@ enum fd_role {
 	FD_READY,
 	FD_KERNEL,
 	FD_INITRD,
+	FD_IOMMU, /* /dev/iommu, with devices that are used by iommufd */
+	FD_VARS,  /* firmware variables of this VM */
+	FD_FIRMWARE,
 	FD_ROLES,
 };
 #define FD_BIT(role)   (1u << (role))
@@ -77,6 +80,25 @@ struct spawn_setup {
 	char dns[64];
 };
 
+/* A PCI function that goes to a guest. No number in it can name more than the VM's user may open.
+ */
+struct launch_device {
+	uint64_t address; /* on the host */
+	uint64_t
+		window_bytes; /* sum of its 64-bit prefetchable BARs, for the guest's MMIO window */
+	uint64_t largest_bar; /* bytes; the window is aligned to it */
+	uint32_t cdev;        /* N of /dev/vfio/devices/vfioN with iommufd, else UINT32_MAX */
+	uint32_t card;        /* number of its card: one root port in the guest per card */
+	uint32_t function;    /* its function number there; 0 is the GPU */
+	uint32_t flags;       /* LAUNCH_DEVICE_* */
+	uint32_t node;        /* NUMA node, PROTO_NO_NODE */
+	uint32_t reserved;
+};
+#define LAUNCH_DEVICE_GPU       (1u << 0)
+#define LAUNCH_DEVICE_NO_ROM    (1u << 1) /* rombar=0 */
+#define LAUNCH_DEVICE_HIDE_VM   (1u << 2) /* its driver refuses to work when it sees a hypervisor */
+#define LAUNCH_DEVICE_FLAGS_ALL 7u
+
 /* One start. Checked by the spawner, which does not believe the helper, and by vm-launch. */
 struct spawn_spec {
 	uint32_t program; /* enum program */
@@ -86,6 +108,9 @@ struct spawn_spec {
 	uint32_t disk_mib; /* size of the disk; 0 for a new one: the image's minimum */
 	uint32_t accel;    /* enum proto_accel */
 	struct proto_port ports[PROTO_MAX_PORTS];
+	uint32_t n_devices;
+	uint32_t reserved;
+	struct launch_device devices[PROTO_MAX_DEVICES];
 	char vm[PROTO_NAME_SIZE];
 };
 

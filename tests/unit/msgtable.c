@@ -11,6 +11,7 @@
 #define TEXT(field, size)     {#field, FIELD_TEXT, size, 0, 0},
 #define PORTS(field)          {#field, FIELD_PORTS, PROTO_MAX_PORTS * sizeof(struct proto_port), 0, 0},
 #define NAMES(field)          {#field, FIELD_NAMES, (size_t)PROTO_MAX_VMS * PROTO_NAME_SIZE, 0, 0},
+#define GPUS(field)           {#field, FIELD_GPUS, PROTO_MAX_GPUS * sizeof(uint64_t), 0, 0},
 #define MSG(name, fields)     static const struct field_info fields_##name[] = {fields};
 #include "proto/msgs.def"
 #undef MSG
@@ -19,6 +20,7 @@ const struct msg_info msg_infos[] = {
 #include "proto/msgs.def"
 };
 #undef MSG
+#undef GPUS
 #undef NAMES
 #undef PORTS
 #undef TEXT
@@ -81,6 +83,16 @@ static void fill_ports(uint8_t *field)
 	}
 }
 
+/* The last @n of the possible addresses. */
+static void fill_gpus(size_t n, uint8_t *field)
+{
+	for (size_t i = 0; i < n; i++) {
+		uint64_t address = PROTO_PCI_MAX + 1 - n + i;
+
+		memcpy(field + i * sizeof(address), &address, sizeof(address));
+	}
+}
+
 static void fill_number(const struct field_info *f, uint64_t value, uint8_t *field)
 {
 	uint32_t narrow = (uint32_t)value;
@@ -107,6 +119,9 @@ static void fill_high(const struct field_info *f, uint8_t *field)
 	case FIELD_PORTS:
 		fill_ports(field);
 		break;
+	case FIELD_GPUS:
+		fill_gpus(PROTO_MAX_GPUS, field);
+		break;
 	case FIELD_NAMES:
 		for (size_t i = 0; i < PROTO_MAX_VMS; i++) {
 			memset(field + i * PROTO_NAME_SIZE, '9', PROTO_NAME_MAX);
@@ -129,6 +144,8 @@ void msg_fill(const struct msg_info *msg, bool high, void *body)
 			fill_number(f, f->low, field);
 		else if (f->kind == FIELD_NAME)
 			field[0] = '0';
+		else if (f->kind == FIELD_GPUS)
+			fill_number(&(struct field_info){.kind = FIELD_U64}, 1, field);
 	}
 }
 
@@ -287,6 +304,43 @@ static const char *spoil_ports(unsigned int way, uint8_t *field)
 	return what;
 }
 
+static const char *spoil_gpus(unsigned int way, uint8_t *field)
+{
+	uint64_t gpus[PROTO_MAX_GPUS] = {0x100, 0x200};
+	const char *what;
+
+	switch (way) {
+	case 0:
+		gpus[1] = 0x100;
+		what = "an address twice";
+		break;
+	case 1:
+		gpus[1] = 0xff;
+		what = "descending";
+		break;
+	case 2:
+		gpus[0] = 0;
+		what = "a gap at the start";
+		break;
+	case 3:
+		gpus[PROTO_MAX_GPUS - 1] = 0x300;
+		what = "the last entry used, the ones before not";
+		break;
+	case 4:
+		gpus[1] = PROTO_PCI_MAX + 1;
+		what = "an address of more than 48 bits";
+		break;
+	case 5:
+		gpus[0] = gpus[1] = 0;
+		what = "none at all";
+		break;
+	default:
+		return NULL;
+	}
+	memcpy(field, gpus, sizeof(gpus));
+	return what;
+}
+
 static const char *spoil_names(unsigned int way, uint8_t *field)
 {
 	const size_t last = (size_t)(PROTO_MAX_VMS - 1) * PROTO_NAME_SIZE;
@@ -331,6 +385,8 @@ const char *msg_spoil(const struct msg_info *msg, size_t index, unsigned int way
 		return spoil_ports(way, field);
 	case FIELD_NAMES:
 		return spoil_names(way, field);
+	case FIELD_GPUS:
+		return spoil_gpus(way, field);
 	}
 	return NULL;
 }

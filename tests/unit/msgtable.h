@@ -17,6 +17,7 @@ enum field_kind {
 	FIELD_TEXT,
 	FIELD_PORTS,
 	FIELD_NAMES,
+	FIELD_GPUS,
 };
 
 struct field_info {

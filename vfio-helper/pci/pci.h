@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * PCI functions as sysfs shows them, what is a card, and whether it may be rented. Reads only; the
+ * writing is in vfio-helper/bind/. Everything is below a directory descriptor of /sys, so that a
+ * made-up tree is judged by the same code.
+ */
+#pragma once
+
+#include "common/base.h"
+#include "common/err.h"
+#include "proto/proto.h"
+
+#define PCI_TEXT_SIZE   20
+#define PCI_MAX_FUNCS   4096
+#define PCI_BARS        6
+#define PCI_DRIVER_SIZE 32
+#define PCI_NO_INDEX    UINT32_MAX
+#define PCI_WHAT_SIZE   120
+
+/* domain << 16 | bus << 8 | slot << 3 | function, as in the protocol. */
+typedef uint64_t pci_addr;
+
+/*
+ * Reads "0000:01:00.0" (four to eight lower-case hexadecimal digits of domain, four being the least
+ * the kernel prints). -EINVAL for anything else, a device name that is no address included.
+ */
+int pci_addr_parse(const char *text, pci_addr *ret_addr);
+void pci_addr_text(pci_addr addr, char ret_text[static PCI_TEXT_SIZE]);
+/* The same with function 0 to 7 masked out: what the functions of one slot have in common. */
+pci_addr pci_slot_of(pci_addr addr);
+
+/* ---- scan.c ---- */
+
+struct pci_func {
+	pci_addr address;
+	uint16_t vendor, device, subvendor, subdevice;
+	uint32_t class_code; /* 24 bits: class, subclass, interface */
+	uint8_t revision;
+	uint32_t group;   /* IOMMU group, PROTO_NO_GROUP: in none */
+	uint32_t node;    /* NUMA node, PROTO_NO_NODE */
+	uint32_t parent;  /* index of the bridge above, PCI_NO_INDEX at a root */
+	uint32_t physfn;  /* index of its physical function, PCI_NO_INDEX: it is no virtual one */
+	uint32_t n_vfs;   /* virtual functions that are enabled */
+	uint32_t n_mdevs; /* mediated devices */
+	uint32_t resets;  /* mask of 1 << enum proto_reset */
+	uint64_t bars[PCI_BARS];        /* bytes; 0: not there */
+	char driver[PCI_DRIVER_SIZE];   /* "" without one */
+	char override[PCI_DRIVER_SIZE]; /* driver_override, "" without one */
+	bool boot_vga;
+	bool display;  /* a connected connector of it is enabled, or it holds the console */
+	bool critical; /* a mounted filesystem, swap or a configured interface is behind it */
+};
+
+/* A member of an IOMMU group that is no PCI function: a platform device, a mediated device. */
+struct pci_stranger {
+	uint32_t group;
+	char name[PCI_WHAT_SIZE];
+};
+
+struct pci_tree {
+	struct pci_func *funcs; /* owned, ascending by address */
+	uint32_t n_funcs;
+	struct pci_stranger *strangers; /* owned */
+	uint32_t n_strangers;
+};
+
+/*
+ * Reads bus/pci/devices and kernel/iommu_groups below @sysfs_fd, a directory descriptor of /sys.
+ * A function that vanishes while it is read is left out. -E2BIG beyond PCI_MAX_FUNCS, -ENOMEM.
+ */
+int pci_scan(int sysfs_fd, struct pci_tree *ret_tree, struct err *reterr);
+void pci_tree_done(struct pci_tree *tree);
+/* Index of the function at @address, PCI_NO_INDEX when there is none. */
+uint32_t pci_find(const struct pci_tree *tree, pci_addr address);
+
+/* ---- policy.c: the gpu_* keys of helper.conf, parsed ---- */
+
+#define POLICY_LIST_MAX 64
+
+struct gpu_policy {
+	uint16_t vendors[POLICY_LIST_MAX];      /* of GPUs */
+	uint16_t accelerators[POLICY_LIST_MAX]; /* vendors whose class 1200 is a GPU */
+	pci_addr along[POLICY_LIST_MAX];        /* foreign, driverless functions to bind along */
+	pci_addr never[POLICY_LIST_MAX];        /* GPUs that are not for rent */
+	char services[POLICY_LIST_MAX][64];     /* units that may be stopped for a bind */
+	uint32_t n_vendors, n_accelerators, n_along, n_never, n_services;
+	bool allow_boot_display, allow_virtual_functions, allow_nouveau, adopt_vfio;
+};
+
+/* ---- what only privilege or our own records can tell; state.c and holders.c gather it ---- */
+
+struct gpu_holder {
+	uint32_t func; /* index in the tree */
+	uint32_t pid;
+	char program[32]; /* the process's comm */
+	char node[64];    /* "/dev/nvidia0" */
+	char service[64]; /* the systemd unit that it belongs to, "" unknown */
+};
+
+struct gpu_lease_ref { /* a function that one of our leases holds */
+	pci_addr address;
+	char vm[PROTO_NAME_SIZE];
+	bool complete; /* the bind was finished; else it is half bound */
+};
+
+struct gpu_quarantine_ref {
+	pci_addr address;
+	int64_t since_s;
+	char why[PCI_WHAT_SIZE];
+};
+
+struct gpu_state {
+	struct gpu_holder *holders; /* owned, as the others */
+	uint32_t n_holders;
+	struct gpu_lease_ref *leases;
+	uint32_t n_leases;
+	struct gpu_quarantine_ref *quarantines;
+	uint32_t n_quarantines;
+};
+
+void gpu_state_done(struct gpu_state *state);
+/*
+ * Who has a device node of a GPU's function open: DRM, NVIDIA, sound and VFIO nodes, found through
+ * sysfs and compared by device number with the descriptors in @proc_fd (a descriptor of /proc).
+ * Processes that may not be looked into count as not holding; as root without CAP_SYS_PTRACE those
+ * are all of other users.
+ */
+int gpu_find_holders(int sysfs_fd, int proc_fd, const struct pci_tree *tree,
+		     struct gpu_state *state);
+
+/* ---- card.c, judge.c: the rules ---- */
+
+struct gpu_reason {
+	enum proto_gpu_reason reason;
+	pci_addr address;         /* of whom; 0 with @what set: no PCI function */
+	char what[PCI_WHAT_SIZE]; /* a name, words; "" when the reason says it all */
+};
+
+struct gpu_part {
+	uint32_t func; /* index in the tree */
+	enum proto_gpu_role role;
+};
+
+/* One GPU and all that a bind of it would concern. */
+struct gpu {
+	uint32_t func;
+	enum proto_gpu_reason verdict;
+	struct gpu_part *parts; /* owned: all members of the card and of its groups, ascending */
+	uint32_t n_parts;
+	struct gpu_reason *reasons; /* owned, in the order of the verdicts */
+	uint32_t n_reasons;
+};
+
+struct gpu_list {
+	struct gpu *gpus; /* owned, ascending by address */
+	uint32_t n;
+};
+
+/* Finds the GPUs of @tree and judges each. Pure but for memory: -ENOMEM is its only error. */
+int gpu_judge(const struct pci_tree *tree, const struct gpu_policy *policy,
+	      const struct gpu_state *state, struct gpu_list *ret_list);
+void gpu_list_done(struct gpu_list *list);
+/* Index of the GPU at @address in @list, PCI_NO_INDEX when there is none. */
+uint32_t gpu_find(const struct gpu_list *list, const struct pci_tree *tree, pci_addr address);
+
+/* Does a bind take this part along? GPU itself, companions, and what policy binds along. */
+bool gpu_part_is_bound(const struct gpu_part *part);
+
+/*
+ * The functions that binding the @n GPUs of @gpus means, ascending and each once, into @ret_funcs
+ * (indices, room for PROTO_MAX_DEVICES). Refused as a whole with @reterr: -ENODEV (no such GPU),
+ * -EPERM (one is not rentable, all reasons of all members are named), -EXDEV (a card that shares a
+ * group with one of them was not asked for), -E2BIG.
+ */
+int gpu_choose(const struct gpu_list *list, const struct pci_tree *tree, const pci_addr *gpus,
+	       uint32_t n, uint32_t ret_funcs[static PROTO_MAX_DEVICES], uint32_t *ret_n,
+	       struct err *reterr);
+
+/* ---- explain.c ---- */
+
+/*
+ * One line per GPU on @out: `ADDRESS VERDICT bind=ADDRESS,... reasons=REASON:ADDRESS,...`. The
+ * verdict is `rentable` or the first reason; bind lists what binding it means, whatever the
+ * verdict.
+ */
+int gpu_explain(const struct pci_tree *tree, const struct gpu_list *list, FILE *out);
