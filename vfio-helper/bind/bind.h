@@ -11,8 +11,13 @@
 #include "vfio-helper/spec.h"
 
 #define BIND_VERSION 1
-/* A SOCK_SEQPACKET socket: the request comes in, the answer goes out. The broker holds the other
- * end. */
+/*
+ * A SOCK_SEQPACKET socket; the broker holds the other end. One datagram comes in, one goes out,
+ * each a struct proto_header (op: the act; kind: PROTO_REQUEST, PROTO_REPLY; status 0; request_id
+ * is given back; len) and the struct, for ipc_send() and ipc_recv(). The program is started with
+ * CHOWN (device nodes), SYS_PTRACE and DAC_READ_SEARCH (who holds them) and SETPCAP (to drop the
+ * rest); what it starts besides, systemctl, needs full root or works not at all.
+ */
 #define BIND_FD      3
 
 enum bind_act {
