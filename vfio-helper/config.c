@@ -38,6 +38,8 @@ static const struct conf_key keys[] = {
 	SETUP(qemu_binary, CONF_PATH, "/usr/bin/qemu-system-x86_64"),
 	SETUP(qemu_img_binary, CONF_PATH, "/usr/bin/qemu-img"),
 	SETUP(passt_binary, CONF_PATH, "/usr/bin/passt"),
+	SETUP(firmware, CONF_TEXT, "auto"),
+	SETUP(firmware_vars, CONF_PATH, NULL),
 	KEY(cgroup, CONF_TEXT, "auto"),
 	SETUP(dns, CONF_TEXT, "9.9.9.9"),
 	KEY(accel, CONF_ENUM, "auto", .words = accel_words),
@@ -91,6 +93,12 @@ int config_load(const char *path, struct config *ret_config, struct err *reterr)
 			       path);
 	if (c->setup.dns[strspn(c->setup.dns, "0123456789.")] != '\0')
 		return err_set(reterr, -EINVAL, "%s: dns must be an IPv4 address", path);
+	if (c->setup.firmware[0] != '/' && !STR_EQ(c->setup.firmware, "auto") &&
+	    !STR_EQ(c->setup.firmware, "none"))
+		return err_set(reterr, -EINVAL, "%s: firmware must be auto, none or a path", path);
+	if ((c->setup.firmware[0] == '/') != (c->setup.firmware_vars[0] != '\0'))
+		return err_set(reterr, -EINVAL,
+			       "%s: a firmware's path and firmware_vars go together", path);
 	if (strlen(c->vm_user_prefix) > PROTO_NAME_MAX - 2)
 		return err_set(reterr, -EINVAL, "%s: vm_user_prefix is too long", path);
 	return 0;

@@ -32,6 +32,7 @@ enum launch_exit {
 	LAUNCH_OK = 0,        /* of a trial: the kernel came to life */
 	LAUNCH_SILENT = 3,    /* of a trial: it did not, but QEMU ran */
 	LAUNCH_TOO_SMALL = 4, /* the disk asked for is below the image's minimum */
+	LAUNCH_NO_ROOM = 5,   /* memory and GPUs do not fit into the guest's address space */
 };
 
 /* Descriptors by role; a child finds role r at CHILD_FD(r). Sent in this order. */
@@ -49,9 +50,9 @@ enum fd_role {
 	FD_READY,
 	FD_KERNEL,
 	FD_INITRD,
-	FD_IOMMU, /* /dev/iommu, with devices that are used by iommufd */
-	FD_VARS,  /* firmware variables of this VM */
-	FD_FIRMWARE,
+	FD_IOMMU,    /* /dev/iommu, with devices that are used by iommufd */
+	FD_VARS,     /* firmware variables of this VM; an empty file is filled by vm-launch */
+	FD_FIRMWARE, /* its code; opened by vm-launch, never sent */
 	FD_ROLES,
 };
 #define FD_BIT(role)   (1u << (role))
@@ -78,20 +79,21 @@ struct spawn_setup {
 	char qemu_img_binary[128];
 	char passt_binary[128];
 	char dns[64];
+	char firmware[128];      /* "auto", "none" or the path of OVMF's code */
+	char firmware_vars[128]; /* its template of variables; "" but with a path */
 };
 
 /* A PCI function that goes to a guest. No number in it can name more than the VM's user may open.
  */
 struct launch_device {
-	uint64_t address; /* on the host */
-	uint64_t
-		window_bytes; /* sum of its 64-bit prefetchable BARs, for the guest's MMIO window */
-	uint64_t largest_bar; /* bytes; the window is aligned to it */
-	uint32_t cdev;        /* N of /dev/vfio/devices/vfioN with iommufd, else UINT32_MAX */
-	uint32_t card;        /* number of its card: one root port in the guest per card */
-	uint32_t function;    /* its function number there; 0 is the GPU */
-	uint32_t flags;       /* LAUNCH_DEVICE_* */
-	uint32_t node;        /* NUMA node, PROTO_NO_NODE */
+	uint64_t address;      /* on the host; the devices of a spec are in this order */
+	uint64_t window_bytes; /* sum of its memory BARs, for the guest's MMIO window */
+	uint64_t largest_bar;  /* bytes; the largest of those */
+	uint32_t cdev;         /* N of /dev/vfio/devices/vfioN with iommufd, else UINT32_MAX */
+	uint32_t card;         /* from 0 on: each has a root port of its own in the guest */
+	uint32_t function;     /* its function number there; 0 is the GPU */
+	uint32_t flags;        /* LAUNCH_DEVICE_* */
+	uint32_t node;         /* NUMA node, PROTO_NO_NODE */
 	uint32_t reserved;
 };
 #define LAUNCH_DEVICE_GPU       (1u << 0)
@@ -137,3 +139,5 @@ struct spawn_answer {
 int spec_check(const struct spawn_spec *spec, const struct spawn_setup *setup);
 /* Does the program of a checked spec open /dev/kvm? */
 bool spec_wants_kvm(const struct spawn_spec *spec);
+/* RLIMIT_MEMLOCK for the program of a checked spec, bytes: VFIO pins all of a guest's memory. */
+uint64_t spec_memlock(const struct spawn_spec *spec);

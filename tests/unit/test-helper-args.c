@@ -130,7 +130,8 @@ static void test_refuses_roles(void **state)
 		for (int role = 0; role < 32; role++) {
 			bool may = p <= PROGRAM_PASST && role == FD_CGROUP;
 
-			may |= p == PROGRAM_QEMU && (role == FD_KERNEL || role == FD_INITRD);
+			may |= p == PROGRAM_QEMU &&
+			       (role == FD_KERNEL || role == FD_INITRD || role == FD_VARS);
 			if (!may)
 				REFUSED((enum program)p, roles = roles ^ 1u << role);
 		}
