@@ -47,6 +47,19 @@ size_t agentd_count(const struct agentd *a)
 	return n;
 }
 
+size_t agentd_gpu_claims(const struct agentd *a,
+			 struct gpu_claim ret_claims[static AGENTD_CLAIMS_MAX])
+{
+	struct instance *inst;
+	size_t n = 0;
+
+	/* Also those that are being destroyed: they give back first, and are erased then. */
+	TAILQ_FOREACH(inst, &a->instances, link)
+	for (size_t i = 0; i < proto_gpus_count(inst->gpus) && n < AGENTD_CLAIMS_MAX; i++)
+		ret_claims[n++] = (struct gpu_claim){inst->gpus[i], inst->id};
+	return n;
+}
+
 /* Brings the status word up to date. */
 static void refresh_status(struct instance *inst)
 {

@@ -7,6 +7,7 @@
 
 #include "agentd/auth.h"
 #include "agentd/config.h"
+#include "agentd/gpunames.h"
 #include "agentd/http.h"
 #include "agentd/instance.h"
 #include "agentd/peers.h"
@@ -14,6 +15,11 @@
 #include "common/err.h"
 
 #include <event2/event.h>
+
+/* vfio-helper looks at the machine each time; other acts on GPUs may come first. */
+#define GPU_LIST_TIMEOUT_MS 30000
+/* Longer than any act on GPUs may take there, three minutes. */
+#define GPU_ACT_TIMEOUT_MS  200000
 
 /* Tags of the HTTP listeners. */
 enum agentd_listener {
@@ -29,9 +35,10 @@ LIST_HEAD(relay_list, relay);
 struct agentd {
 	struct agentd_config config;
 	struct auth auth;
-	struct event_base *base;        /* owned */
-	struct http_server *http;       /* owned */
-	struct peers *peers;            /* owned */
+	struct event_base *base;  /* owned */
+	struct http_server *http; /* owned */
+	struct peers *peers;      /* owned */
+	struct gpu_names gpu_names;
 	int store_fd;                   /* owned; the instances' directory */
 	struct event *work;             /* owned; makes drive_all() run soon */
 	struct event *timer;            /* owned; makes it run later */
@@ -69,6 +76,14 @@ void agentd_tell_manager(struct agentd *a);
 
 /* Takes the instance out of the list, with its record, and frees it. */
 int agentd_erase(struct agentd *a, struct instance *inst);
+
+/*
+ * What the instances have been promised, into @ret_claims (room for AGENTD_CLAIMS_MAX). Returns
+ * how many.
+ */
+#define AGENTD_CLAIMS_MAX (INSTANCE_MAX * PROTO_MAX_GPUS)
+size_t agentd_gpu_claims(const struct agentd *a,
+			 struct gpu_claim ret_claims[static AGENTD_CLAIMS_MAX]);
 
 /* drive.c */
 /* Takes every instance as far as it can go now; sets the timer for the rest. */

@@ -104,6 +104,11 @@ void api_handle(struct http_request *req, void *arg)
 		reply_error(req, 404, "no such path");
 		return;
 	}
+	/* Whoever holds the secret rents; what else is in the host is none of their business. */
+	if (route->operator&& http_tag(req) != LISTENER_CTL) {
+		(void)deny(req, 403, "this path is for the host's operators, on the local socket");
+		return;
+	}
 	if (route->target == ROUTE_ID) {
 		inst = agentd_find(a, id);
 		if (!inst) {

@@ -3,65 +3,14 @@
  * What needs another daemon's word before it can be answered: the host, consoles, logs.
  * Trust: runs inside agentd; passes console bytes on, which the guest has written.
  */
-#include "agentd/agentd.h"
+#include "agentd/later.h"
 #include "agentd/reply.h"
 #include "agentd/route.h"
 #include "agentd/view.h"
 #include "common/log.h"
 
-#define CALL_TIMEOUT_MS  10000
 #define LOG_LINES        100
 #define CONSOLE_PROTOCOL "qudata-console"
-
-/* A request that waits for another daemon. */
-struct later {
-	struct agentd *agentd;    /* borrowed */
-	struct http_request *req; /* owned; NULL once the client has gone */
-	char id[PROTO_NAME_SIZE];
-	void (*answer)(struct later *later, enum proto_status status, const void *rep,
-		       struct fdlist *fds);
-};
-
-static void on_cancel(struct http_request *req, void *arg)
-{
-	struct later *later = arg;
-
-	later->req = NULL;
-	reply_error(req, 503, "the client has gone");
-}
-
-static void on_answer(void *arg, enum proto_status status, const void *rep, struct fdlist *fds)
-{
-	struct later *later = arg;
-
-	if (later->req)
-		later->answer(later, status, rep, fds);
-	free(later);
-}
-
-/* Asks @peer; @answer is called in any case, at once with PROTO_UNREACHABLE when it is away. */
-static void ask(struct agentd *a, struct http_request *req, const struct instance *inst,
-		enum peer_id peer, uint32_t op_number, const void *op_req,
-		void (*answer)(struct later *, enum proto_status, const void *, struct fdlist *))
-{
-	struct later *later = calloc(1, sizeof(*later));
-	struct fdlist none = {0};
-
-	if (!later) {
-		reply_error(req, 500, "out of memory");
-		return;
-	}
-	later->agentd = a;
-	later->req = req;
-	later->answer = answer;
-	if (inst)
-		(void)snprintf(later->id, sizeof(later->id), "%s", inst->id);
-	if (peers_call(a->peers, peer, op_number, op_req, /* fd= */ -EBADF, CALL_TIMEOUT_MS,
-		       on_answer, later) < 0)
-		on_answer(later, PROTO_UNREACHABLE, NULL, &none);
-	else
-		http_on_cancel(req, on_cancel, later);
-}
 
 /* The host. */
 
@@ -126,8 +75,14 @@ static void answer_host(struct later *later, enum proto_status status, const voi
 void api_host(struct agentd *a, struct http_request *req, struct instance *inst)
 {
 	const struct accel_status_req op_req = {0};
+	const struct later_question question = {
+		.peer = PEER_HELPER,
+		.op_number = OP_ACCEL_STATUS,
+		.req = &op_req,
+		.answer = answer_host,
+	};
 
-	ask(a, req, inst, PEER_HELPER, OP_ACCEL_STATUS, &op_req, answer_host);
+	later_ask(a, req, inst, &question);
 }
 
 /* What the console has printed. */
@@ -183,9 +138,15 @@ static void ask_console_log(struct agentd *a, struct http_request *req, struct i
 					   struct fdlist *))
 {
 	struct console_read_req op_req = {.max_bytes = PROTO_CONSOLE_MAX};
+	const struct later_question question = {
+		.peer = PEER_VMMON,
+		.op_number = OP_CONSOLE_READ,
+		.req = &op_req,
+		.answer = answer,
+	};
 
 	(void)proto_name_set(op_req.vm, inst->id);
-	ask(a, req, inst, PEER_VMMON, OP_CONSOLE_READ, &op_req, answer);
+	later_ask(a, req, inst, &question);
 }
 
 void api_console_log(struct agentd *a, struct http_request *req, struct instance *inst)
@@ -275,6 +236,12 @@ static void answer_console(struct later *later, enum proto_status status, const 
 void api_console(struct agentd *a, struct http_request *req, struct instance *inst)
 {
 	struct console_attach_req op_req = {0};
+	const struct later_question question = {
+		.peer = PEER_VMMON,
+		.op_number = OP_CONSOLE_ATTACH,
+		.req = &op_req,
+		.answer = answer_console,
+	};
 	const char *upgrade;
 
 	if (http_header(req, "Upgrade", &upgrade) < 0 ||
@@ -285,5 +252,5 @@ void api_console(struct agentd *a, struct http_request *req, struct instance *in
 		return;
 	}
 	(void)proto_name_set(op_req.vm, inst->id);
-	ask(a, req, inst, PEER_VMMON, OP_CONSOLE_ATTACH, &op_req, answer_console);
+	later_ask(a, req, inst, &question);
 }

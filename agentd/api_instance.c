@@ -3,7 +3,7 @@
  * Instances over HTTP: create, look, order, destroy, wait.
  * Trust: runs inside agentd; reads bodies and queries of strangers.
  */
-#include "agentd/agentd.h"
+#include "agentd/later.h"
 #include "agentd/ports.h"
 #include "agentd/reply.h"
 #include "agentd/route.h"
@@ -50,19 +50,12 @@ static bool port_taken(void *ctx, uint16_t port)
 }
 
 /* What this version cannot do is refused, so that nobody takes a bare VM for what was asked. */
-static unsigned check_supported(const struct agentd *a, const struct create_request *create,
-				struct err *why)
+static unsigned check_supported(const struct create_request *create, struct err *why)
 {
 	if (create->has_image) {
 		(void)err_set(why, 0,
 			      "image: containers are not supported by this version yet; leave "
 			      "image out for a bare VM");
-		return 422;
-	}
-	if (create->gpu_field && !a->config.debug) {
-		(void)err_set(why, 0,
-			      "%s: GPUs are not supported by this version yet; leave it out",
-			      create->gpu_field);
 		return 422;
 	}
 	return 0;
@@ -125,7 +118,7 @@ static unsigned choose_ports(struct agentd *a, const struct create_request *crea
 static unsigned fill(struct agentd *a, const struct create_request *create, struct instance *inst,
 		     struct err *why)
 {
-	unsigned status = check_supported(a, create, why);
+	unsigned status = check_supported(create, why);
 
 	inst->cpus = create->cpus ? create->cpus : a->config.default_cpus;
 	inst->memory_mib = create->memory_mib ? create->memory_mib : a->config.default_memory_mib;
@@ -167,27 +160,32 @@ static void answer_created(struct http_request *req, const struct instance *inst
 		reply_text(req, text);
 }
 
-static void create(struct agentd *a, struct http_request *req, bool bare)
+static void refuse_second(struct http_request *req, const struct instance *inst)
 {
-	_cleanup_(create_request_done) struct create_request wish = {0};
-	struct instance *inst;
+	reply_error(req, 409,
+		    inst->run.goal == GOAL_DELETE
+			    ? "the instance before (%s) is still being destroyed"
+			    : "there is an instance already (%s); use /v1/instances for more",
+		    inst->id);
+}
+
+/* Makes the instance and answers; @gpus are those that it gets. */
+static void create_now(struct agentd *a, struct http_request *req,
+		       const struct create_request *wish, bool bare,
+		       const uint64_t gpus[static PROTO_MAX_GPUS])
+{
+	struct instance *inst = instance_new(a);
 	struct err why = {0};
 	unsigned status;
-	size_t len;
-	const void *body = http_body(req, &len);
-	int r = request_parse_create(body, len, &wish, &why);
+	int r;
 
-	if (r < 0) {
-		reply_error(req, r == -ENOMEM ? 500 : 400, "%s", why.text);
-		return;
-	}
-	inst = instance_new(a);
 	if (!inst) {
 		reply_error(req, 500, "out of memory");
 		return;
 	}
 	inst->bare = bare;
-	status = fill(a, &wish, inst, &why);
+	memcpy(inst->gpus, gpus, sizeof(inst->gpus));
+	status = fill(a, wish, inst, &why);
 	if (status != 0) {
 		instance_free(inst);
 		reply_error(req, status, "%s", why.text);
@@ -203,9 +201,142 @@ static void create(struct agentd *a, struct http_request *req, bool bare)
 	}
 	TAILQ_INSERT_TAIL(&a->instances, inst, link);
 	log_event(LOG_NOTICE, "instance created", LOG_STR("INSTANCE", inst->id),
-		  LOG_NUM("CPUS", inst->cpus), LOG_NUM("MEMORY_MIB", inst->memory_mib));
+		  LOG_NUM("CPUS", inst->cpus), LOG_NUM("MEMORY_MIB", inst->memory_mib),
+		  LOG_NUM("GPUS", proto_gpus_count(inst->gpus)));
 	agentd_changed(a, inst);
 	answer_created(req, inst, bare);
+}
+
+/* GPUs: chosen from what vfio-helper says of the host just now. */
+
+struct gpu_create {
+	struct create_request wish;
+	bool bare;
+};
+
+static void free_gpu_create(void *data)
+{
+	struct gpu_create *create = data;
+
+	create_request_done(&create->wish);
+	free(create);
+}
+
+/* Chooses or checks. Returns 0, or the HTTP status of the refusal with *@ret_why (owned). */
+static unsigned choose_gpus(const struct agentd *a, const struct create_request *wish,
+			    const struct gpus *host, uint64_t ret_gpus[static PROTO_MAX_GPUS],
+			    char **ret_why)
+{
+	struct gpu_claim claims[AGENTD_CLAIMS_MAX];
+	size_t n = agentd_gpu_claims(a, claims);
+	int r;
+
+	if (wish->gpu_addresses[0] != 0) {
+		memcpy(ret_gpus, wish->gpu_addresses, sizeof(wish->gpu_addresses));
+		r = gpus_check(host, ret_gpus, claims, n, ret_why);
+	} else {
+		r = gpus_choose(host, wish->gpus, claims, n, ret_gpus, ret_why);
+	}
+	if (r == -ENOMEM)
+		return 500;
+	/* What this host can never give is another mistake than what it cannot give now. */
+	return r == 0 ? 0 : r == -ENODEV || wish->gpus > host->n ? 422 : 409;
+}
+
+static void refuse_gpus(const struct later *later, const char *field, enum proto_status status)
+{
+	const struct peers *peers = later->agentd->peers;
+
+	if (!peers_up(peers, PEER_HELPER))
+		reply_error(later->req, 503,
+			    "%s: vfio-helper is not connected (%s); GPUs cannot be chosen", field,
+			    peers_trouble(peers, PEER_HELPER));
+	else if (status == PROTO_BUSY || status == PROTO_TIMEOUT || status == PROTO_UNREACHABLE)
+		reply_error(later->req, 503, "%s: vfio-helper does not list the GPUs now: %s",
+			    field, proto_status_text(status));
+	else
+		reply_error(later->req, 422, "%s: vfio-helper does not list any GPUs: %s", field,
+			    proto_status_text(status));
+}
+
+static void answer_gpu_create(struct later *later, enum proto_status status, const void *rep,
+			      struct fdlist *fds)
+{
+	const struct gpu_create *create = later->data;
+	const char *field = create->wish.gpu_field;
+	struct agentd *a = later->agentd;
+	_cleanup_(gpus_done) struct gpus host = {0};
+	_cleanup_free_ char *words = NULL;
+	uint64_t chosen[PROTO_MAX_GPUS] = {0};
+	struct err why = {0};
+	unsigned refusal = 0;
+
+	if (status == PROTO_OK && gpus_receive(rep, fds, &host, &why) < 0) {
+		log_event(LOG_ERR, "list of GPUs refused", LOG_STR("REASON", why.text));
+		reply_error(later->req, 500, "%s: %s", field, why.text);
+		return;
+	}
+	/* With `debug = yes` a host without GPUs goes through everything but the GPUs. */
+	if (host.n == 0 && a->config.debug) {
+		create_now(a, later->req, &create->wish, create->bare, chosen);
+		return;
+	}
+	if (status != PROTO_OK) {
+		refuse_gpus(later, field, status);
+		return;
+	}
+	if (create->bare && agentd_bare(a)) {
+		refuse_second(later->req, agentd_bare(a));
+		return;
+	}
+	refusal = choose_gpus(a, &create->wish, &host, chosen, &words);
+	if (refusal != 0)
+		reply_error(later->req, refusal, "%s: %s", field, words ? words : "out of memory");
+	else
+		create_now(a, later->req, &create->wish, create->bare, chosen);
+}
+
+/* Goes on with @wish, which is taken over, once the host's GPUs are known. */
+static void create_with_gpus(struct agentd *a, struct http_request *req,
+			     struct create_request *wish, bool bare)
+{
+	const struct gpu_list_req op_req = {0};
+	struct gpu_create *create = calloc(1, sizeof(*create));
+	const struct later_question question = {
+		.peer = PEER_HELPER,
+		.op_number = OP_GPU_LIST,
+		.req = &op_req,
+		.timeout_ms = GPU_LIST_TIMEOUT_MS,
+		.answer = answer_gpu_create,
+		.data = create,
+		.free_data = free_gpu_create,
+	};
+
+	if (!create) {
+		reply_error(req, 500, "out of memory");
+		return;
+	}
+	create->wish = *wish;
+	wish->tenant = NULL;
+	create->bare = bare;
+	later_ask(a, req, NULL, &question);
+}
+
+static void create(struct agentd *a, struct http_request *req, bool bare)
+{
+	static const uint64_t none[PROTO_MAX_GPUS];
+	_cleanup_(create_request_done) struct create_request wish = {0};
+	struct err why = {0};
+	size_t len;
+	const void *body = http_body(req, &len);
+	int r = request_parse_create(body, len, &wish, &why);
+
+	if (r < 0)
+		reply_error(req, r == -ENOMEM ? 500 : 400, "%s", why.text);
+	else if (wish.gpus > 0)
+		create_with_gpus(a, req, &wish, bare);
+	else
+		create_now(a, req, &wish, bare, none);
 }
 
 void api_create(struct agentd *a, struct http_request *req, struct instance *inst)
@@ -217,12 +348,7 @@ void api_create(struct agentd *a, struct http_request *req, struct instance *ins
 void api_create_bare(struct agentd *a, struct http_request *req, struct instance *inst)
 {
 	if (inst)
-		reply_error(
-			req, 409,
-			inst->run.goal == GOAL_DELETE
-				? "the instance before (%s) is still being destroyed"
-				: "there is an instance already (%s); use /v1/instances for more",
-			inst->id);
+		refuse_second(req, inst);
 	else
 		create(a, req, /* bare= */ true);
 }
@@ -259,6 +385,7 @@ void api_put(struct agentd *a, struct http_request *req, struct instance *inst)
 		return;
 	}
 	inst->seen.boot_deadline_ms = 0; /* whoever gives an order gives it time, too */
+	inst->seen.bind_deadline_ms = 0;
 	inst->failures = 0;
 	inst->crashes = 0;
 	inst->retry_ms = 0;

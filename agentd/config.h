@@ -25,7 +25,8 @@ struct agentd_config {
 	char frp_socket[CONFIG_PATH_SIZE];
 	char control_plane[256]; /* "none" */
 	char base_image[PROTO_NAME_SIZE];
-	uint32_t port; /* 0: the first free one of 15001-15300 */
+	char pci_ids[256]; /* names of GPUs; need not exist */
+	uint32_t port;     /* 0: the first free one of 15001-15300 */
 	uint32_t default_cpus;
 	uint32_t default_memory_mib;
 	uint32_t default_disk_mib; /* 0: what the image asks for */

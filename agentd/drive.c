@@ -16,6 +16,7 @@
 #define KILL_SETTLE_MS   250   /* from the hard stop's answer to asking whether it is gone */
 #define GONE_SETTLE_MS   300   /* QMP closes a moment before the process ends */
 #define END_WAIT_MS      10000 /* for the helper to tell how a VM ended */
+#define BIND_WAIT_MS     60000 /* for whoever is busy with a GPU to let go of it */
 
 union step_request {
 	struct vm_describe_req describe;
@@ -23,6 +24,8 @@ union step_request {
 	struct vm_start_req start;
 	struct vm_kill_req kill;
 	struct vm_forget_req forget;
+	struct gpu_bind_req bind;
+	struct gpu_release_req release;
 	struct guest_enrol_req enrol;
 	struct guest_watch_req watch;
 	struct guest_powerdown_req powerdown;
@@ -57,6 +60,14 @@ static int fill_start(struct instance *inst, union step_request *req, int *ret_f
 	req->start.cpus = inst->cpus;
 	req->start.memory_mib = inst->memory_mib;
 	memcpy(req->start.ports, inst->ports, sizeof(req->start.ports));
+	req->start.gpus = (uint32_t)proto_gpus_count(inst->gpus);
+	return 0;
+}
+
+static int fill_bind(struct instance *inst, union step_request *req, int *ret_fd)
+{
+	(void)ret_fd;
+	memcpy(req->bind.gpus, inst->gpus, sizeof(req->bind.gpus));
 	return 0;
 }
 
@@ -121,6 +132,7 @@ static void done_describe(struct instance *inst, const void *body)
 	seen->exit_kind = (enum proto_exit_kind)rep->exit_kind;
 	seen->exit_code = rep->exit_code;
 	seen->accel = (enum proto_accel)rep->accel;
+	seen->leased = rep->gpus > 0;
 }
 
 /* Stores a changed run; a disk that is full is tried again like any trouble. */
@@ -209,6 +221,30 @@ static void done_keys(struct instance *inst, const void *body)
 	agentd_changed(inst->agentd, inst);
 }
 
+static void done_bind(struct instance *inst, const void *body)
+{
+	const struct gpu_bind_rep *rep = body;
+
+	inst->seen.bound = true;
+	inst->seen.bind_deadline_ms = 0;
+	log_event(LOG_NOTICE, "GPUs taken from the host", LOG_STR("INSTANCE", inst->id),
+		  LOG_NUM("GPUS", proto_gpus_count(inst->gpus)),
+		  LOG_NUM("FUNCTIONS", rep->functions));
+}
+
+/* What did not come back well is kept from rent by vfio-helper; the instance ends all the same. */
+static void done_release(struct instance *inst, const void *body)
+{
+	const struct gpu_release_rep *rep = body;
+
+	inst->seen.released = true;
+	log_event(rep->quarantined > 0 ? LOG_ERR : LOG_NOTICE,
+		  rep->quarantined > 0 ? "GPUs did not come back well; see `qudatactl gpus`"
+				       : "GPUs given back to the host",
+		  LOG_STR("INSTANCE", inst->id), LOG_NUM("FUNCTIONS", rep->released),
+		  LOG_NUM("QUARANTINED", rep->quarantined));
+}
+
 static void done_forget(struct instance *inst, const void *body)
 {
 	(void)body;
@@ -231,6 +267,9 @@ static const struct remote_step remotes[STEP_COUNT] = {
 	[STEP_DESCRIBE] = {OP_VM_DESCRIBE, PEER_HELPER, 10000, false, NULL, done_describe},
 	[STEP_PREPARE] = {OP_VM_PREPARE, PEER_HELPER, 120000, true, fill_prepare, done_prepare},
 	[STEP_ENROL] = {OP_GUEST_ENROL, PEER_VMMON, 60000, true, NULL, done_enrol},
+	[STEP_BIND] = {OP_GPU_BIND, PEER_HELPER, GPU_ACT_TIMEOUT_MS, true, fill_bind, done_bind},
+	[STEP_RELEASE] = {OP_GPU_RELEASE, PEER_HELPER, GPU_ACT_TIMEOUT_MS, false, NULL,
+			  done_release},
 	[STEP_START] = {OP_VM_START, PEER_HELPER, 120000, true, fill_start, done_start},
 	[STEP_WATCH] = {OP_GUEST_WATCH, PEER_VMMON, 10000, false, fill_watch, done_watch},
 	[STEP_KEYS] = {OP_GUEST_SET_KEYS, PEER_VMMON, 30000, false, fill_keys, done_keys},
@@ -284,7 +323,7 @@ static void fail(struct instance *inst, enum step step, const char *why)
 
 	next.fault = FAULT_FINAL;
 	next.restart = RESTART_NONE;
-	(void)snprintf(next.error, sizeof(next.error), "%s failed: %.160s", step_text(step), why);
+	(void)snprintf(next.error, sizeof(next.error), "%s failed: %.440s", step_text(step), why);
 	log_event(LOG_ERR, "instance step failed", LOG_STR("INSTANCE", inst->id),
 		  LOG_STR("STEP", step_text(step)), LOG_STR("REASON", why));
 	(void)store_run(inst, &next);
@@ -337,6 +376,72 @@ static const char *refusal_text(const struct instance *inst, enum step step,
 	return buf;
 }
 
+/* GPUs that were not to be had: is it worth waiting? @reasons: what speaks against them, or "". */
+static void bind_refused(struct instance *inst, enum proto_status status, const char *reasons)
+{
+	struct seen *seen = &inst->seen;
+	_cleanup_free_ char *why = NULL;
+	uint64_t now_ms = rpc_now_ms();
+	bool late;
+
+	if (seen->bind_deadline_ms == 0)
+		seen->bind_deadline_ms = now_ms + BIND_WAIT_MS;
+	late = now_ms >= seen->bind_deadline_ms;
+	if (asprintf(&why, "%s%s%s", *reasons ? reasons : proto_status_text(status),
+		     late ? "; given up after waiting for " : "", late ? "a minute" : "") < 0) {
+		why = NULL;
+		trouble(inst, "out of memory");
+		return;
+	}
+	if (!is_final(&remotes[STEP_BIND], status) && !late) {
+		trouble(inst, why);
+		inst->retry_ms = MIN_OF(inst->retry_ms, seen->bind_deadline_ms);
+		return;
+	}
+	seen->bind_deadline_ms = 0;
+	fail(inst, STEP_BIND, why);
+}
+
+struct bind_call {
+	struct instance *inst; /* borrowed, as in struct step_call */
+	enum proto_status status;
+};
+
+static void on_bind_reasons(void *arg, enum proto_status status, const void *rep,
+			    struct fdlist *fds)
+{
+	struct bind_call call = *(struct bind_call *)arg;
+	_cleanup_(gpus_done) struct gpus host = {0};
+	_cleanup_free_ char *reasons = NULL;
+
+	free(arg);
+	call.inst->in_flight = false;
+	if (status == PROTO_OK && gpus_receive(rep, fds, &host, NULL) == 0)
+		reasons = gpus_explain(&host, call.inst->gpus, call.inst->id);
+	bind_refused(call.inst, call.status, reasons ? reasons : "");
+	agentd_kick(call.inst->agentd);
+}
+
+/* Asks what speaks against the GPUs, before anything is said about the failure. */
+static void bind_failed(struct instance *inst, enum proto_status status)
+{
+	const struct gpu_list_req req = {0};
+	struct bind_call *call = calloc(1, sizeof(*call));
+	int r = call ? 0 : -ENOMEM;
+
+	if (r == 0) {
+		*call = (struct bind_call){inst, status};
+		r = peers_call(inst->agentd->peers, PEER_HELPER, OP_GPU_LIST, &req,
+			       /* fd= */ -EBADF, GPU_LIST_TIMEOUT_MS, on_bind_reasons, call);
+	}
+	if (r == 0) {
+		inst->in_flight = true;
+		return;
+	}
+	free(call);
+	bind_refused(inst, status, "");
+}
+
 /* A step did not succeed. */
 static void step_failed(struct instance *inst, enum step step, enum proto_status status)
 {
@@ -349,8 +454,16 @@ static void step_failed(struct instance *inst, enum step step, enum proto_status
 	inst->seen.described = false;
 	if (step == STEP_KEYS)
 		inst->seen.keys_failed = true;
+	if (step == STEP_START)
+		inst->seen.bound = false;
+	if (step == STEP_FORGET)
+		inst->seen.released = false; /* a lease may be what is in the way */
 	if (step == STEP_POWERDOWN)
 		return; /* it is pressed again, and the hard stop is near */
+	if (step == STEP_BIND) {
+		bind_failed(inst, status);
+		return;
+	}
 	if (is_final(remote, status))
 		fail(inst, step, refusal_text(inst, step, status, why, sizeof(why)));
 	else
@@ -362,8 +475,8 @@ static bool is_done(enum step step, enum proto_status status)
 {
 	if (status == PROTO_ALREADY)
 		return step != STEP_ENROL && step != STEP_WATCH && step != STEP_DESCRIBE;
-	return status == PROTO_NOT_FOUND &&
-	       (step == STEP_FORGET || step == STEP_DISCARD || step == STEP_KILL);
+	return status == PROTO_NOT_FOUND && (step == STEP_FORGET || step == STEP_DISCARD ||
+					     step == STEP_KILL || step == STEP_RELEASE);
 }
 
 static void step_succeeded(struct instance *inst, enum step step, const void *rep)
@@ -377,6 +490,10 @@ static void step_succeeded(struct instance *inst, enum step step, const void *re
 		remotes[step].done(inst, rep);
 	else if (step == STEP_DISCARD)
 		inst->seen.discarded = true;
+	else if (step == STEP_RELEASE)
+		inst->seen.released = true;
+	else if (step == STEP_BIND)
+		inst->seen.bound = true;
 	else
 		inst->seen.described = false;
 	if (step == STEP_PREPARE && !rep) {
@@ -391,6 +508,8 @@ _Static_assert(offsetof(struct vm_describe_req, vm) == 0 &&
 		       offsetof(struct vm_prepare_req, vm) == 0 &&
 		       offsetof(struct vm_start_req, vm) == 0 &&
 		       offsetof(struct vm_forget_req, vm) == 0 &&
+		       offsetof(struct gpu_bind_req, vm) == 0 &&
+		       offsetof(struct gpu_release_req, vm) == 0 &&
 		       offsetof(struct guest_enrol_req, vm) == 0 &&
 		       offsetof(struct guest_set_keys_req, vm) == 0 &&
 		       offsetof(struct guest_discard_req, vm) == 0,
@@ -465,6 +584,7 @@ static int64_t host_booted_s(void)
 
 static void forget_run(struct seen *seen)
 {
+	seen->bound = false;
 	seen->watched = false;
 	seen->guest = PROTO_GUEST_UNWATCHED;
 	seen->resetting = false;
@@ -607,6 +727,7 @@ static struct decision decide(struct instance *inst, uint64_t now_ms)
 	const struct situation s = {
 		.run = &inst->run,
 		.seen = &inst->seen,
+		.has_gpus = proto_gpus_count(inst->gpus) > 0,
 		.helper_up = peers_up(a->peers, PEER_HELPER),
 		.vmmon_up = peers_up(a->peers, PEER_VMMON),
 		.now_ms = now_ms,
@@ -681,8 +802,11 @@ void drive_peer_changed(void *ctx, enum peer_id id, bool up)
 
 	TAILQ_FOREACH(inst, &a->instances, link)
 	{
-		if (id == PEER_HELPER)
+		if (id == PEER_HELPER) {
 			inst->seen.described = false;
+			inst->seen.bound = false;
+			inst->seen.released = false;
+		}
 		if (id == PEER_VMMON) {
 			inst->seen.watched = false;
 			inst->seen.powerdown_ms = 0;

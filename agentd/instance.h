@@ -18,6 +18,7 @@
 #define INSTANCE_MAX      PROTO_MAX_VMS
 #define BOOT_ID_SIZE      40
 #define HOST_KEY_SIZE     128
+#define RUN_ERROR_MAX     512
 
 enum goal {
 	GOAL_RUN = 1,
@@ -54,7 +55,7 @@ struct run {
 	int64_t since_s;            /* Unix time of the last change of the status word */
 	char boot_id[BOOT_ID_SIZE]; /* the host's, when the run started */
 	char host_key[HOST_KEY_SIZE]; /* the guest's public key; "" before enrolment */
-	char error[ERR_TEXT_MAX];     /* with a fault: what happened */
+	char error[RUN_ERROR_MAX];    /* with a fault: what happened */
 	char note[ERR_TEXT_MAX];      /* without: a remark, such as why it is paused */
 };
 
@@ -78,6 +79,10 @@ struct seen {
 	uint64_t boot_deadline_ms; /* monotonic; 0: not set */
 	uint64_t end_deadline_ms; /* monotonic; how long to wait for the helper's word on the end */
 	bool enrolled; /* vmmon has answered GUEST_ENROL since the last look for the seed */
+	bool leased;   /* the VM holds GPUs, as the description says */
+	bool bound;    /* GPU_BIND has succeeded since the last run or loss of the helper */
+	bool released; /* GPU_RELEASE has succeeded (deletion) */
+	uint64_t bind_deadline_ms; /* monotonic; how long GPUs may be busy. 0: they were not */
 };
 
 struct agentd;
@@ -92,6 +97,7 @@ struct instance {
 	char image[PROTO_NAME_SIZE];         /* the VM's base image */
 	uint32_t cpus, memory_mib, disk_mib; /* disk 0: as the image asks */
 	struct proto_port ports[PROTO_MAX_PORTS];
+	uint64_t gpus[PROTO_MAX_GPUS]; /* PCI addresses, ascending, the rest zero */
 	int64_t created_s;
 	bool bare;      /* made through /instances */
 	json_t *tenant; /* owned; see struct create_request; secret */

@@ -186,6 +186,7 @@ static int open_all(struct agentd *a, struct start *start, struct err *reterr)
 	(void)umask(077);
 	notify_open();
 	json_object_seed(0); /* opens /dev/urandom, which the filter forbids later */
+	gpu_names_open(&a->gpu_names, a->config.pci_ids);
 	r = open_store(a, reterr);
 	if (r == 0)
 		r = open_ctl(a, start, reterr);
@@ -284,12 +285,13 @@ static void agentd_done(struct agentd *a)
 	if (a->base)
 		event_base_free(a->base);
 	a->store_fd = safe_close(a->store_fd);
+	gpu_names_done(&a->gpu_names);
 	explicit_bzero(&a->auth, sizeof(a->auth));
 }
 
 static int run(int argc, char *argv[], struct err *reterr)
 {
-	_cleanup_(agentd_done) struct agentd a = {.store_fd = -EBADF};
+	_cleanup_(agentd_done) struct agentd a = {.store_fd = -EBADF, .gpu_names.fd = -EBADF};
 	struct start start = {.ctl_fd = -EBADF, .tcp_fd = -EBADF};
 	int r;
 

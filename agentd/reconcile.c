@@ -98,6 +98,9 @@ static struct decision decide_alive(const struct situation *s)
 
 static struct decision decide_delete(const struct situation *s)
 {
+	/* A lease outlives its VM's runs, and keeps the VM from being forgotten. */
+	if ((s->has_gpus || s->seen->leased) && !s->seen->released)
+		return now(STEP_RELEASE);
 	if (s->seen->vm != PROTO_VM_ABSENT)
 		return now(STEP_FORGET);
 	if (s->seen->discarded)
@@ -139,6 +142,9 @@ static struct decision decide_gone(const struct situation *s)
 		return now(STEP_LOST);
 	if (run->host_key[0] == '\0' || s->seen->vm == PROTO_VM_PREPARED)
 		return now(s->vmmon_up ? STEP_ENROL : STEP_WAIT_VMMON);
+	/* Before each start, whatever was done before: asking again for the same costs nothing. */
+	if (s->has_gpus && !s->seen->bound)
+		return now(STEP_BIND);
 	return now(STEP_START);
 }
 
@@ -246,6 +252,7 @@ const char *step_text(enum step step)
 		[STEP_DESCRIBE] = "looking at the VM",
 		[STEP_PREPARE] = "making the disk",
 		[STEP_ENROL] = "making the host key and the seed",
+		[STEP_BIND] = "taking the GPUs from the host",
 		[STEP_START] = "starting the VM",
 		[STEP_ADOPT] = "adopting the VM",
 		[STEP_WATCH] = "connecting to the VM",
@@ -256,6 +263,7 @@ const char *step_text(enum step step)
 		[STEP_KILL] = "killing the VM",
 		[STEP_ENDED] = "accounting for the VM's end",
 		[STEP_LOST] = "looking for the disk",
+		[STEP_RELEASE] = "giving the GPUs back to the host",
 		[STEP_FORGET] = "removing the disk",
 		[STEP_DISCARD] = "removing the keys",
 		[STEP_ERASE] = "removing the record",

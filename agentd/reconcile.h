@@ -22,6 +22,7 @@ enum step {
 	STEP_DESCRIBE,     /* ask what is */
 	STEP_PREPARE,      /* make the disk */
 	STEP_ENROL,        /* make keys and seed */
+	STEP_BIND,         /* lease the GPUs */
 	STEP_START,        /* start the VM */
 	STEP_ADOPT,        /* record the generation that runs */
 	STEP_WATCH,        /* have its guest followed */
@@ -32,6 +33,7 @@ enum step {
 	STEP_KILL,         /* the hard stop */
 	STEP_ENDED,        /* account for the end of a run */
 	STEP_LOST,         /* the disk or the seed has vanished */
+	STEP_RELEASE,      /* give the GPUs back */
 	STEP_FORGET,       /* remove the disk */
 	STEP_DISCARD,      /* remove keys and seed */
 	STEP_ERASE,        /* remove the record */
@@ -41,6 +43,7 @@ enum step {
 struct situation {
 	const struct run *run;
 	const struct seen *seen;
+	bool has_gpus; /* the instance was promised some */
 	bool helper_up, vmmon_up;
 	uint64_t now_ms; /* monotonic */
 };

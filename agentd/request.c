@@ -5,6 +5,8 @@
  */
 #include "agentd/request.h"
 
+#include "agentd/gpus.h"
+
 #include <math.h>
 
 #define IMAGE_MAX     255
@@ -585,7 +587,7 @@ static int take_sizing(const char *name, const json_t *value, struct create_requ
 			r = err_set(reterr, -EINVAL, "%s must be from 0.125 to %u", field,
 				    PROTO_MAX_MEMORY_MIB / 1024);
 	} else if (STR_EQ(name, "QUDATA_GPU_COUNT")) {
-		r = get_count(v, field, 0, 64, &req->gpus, reterr);
+		r = get_count(v, field, 0, PROTO_MAX_GPUS, &req->gpus, reterr);
 		if (r == 0 && req->gpus > 0)
 			req->gpu_field = "env_variables.QUDATA_GPU_COUNT";
 	} else {
@@ -660,20 +662,120 @@ static int get_tenant(const json_t *body, struct create_request *req, struct err
 	return r == 0 ? get_env(body, req, reterr) : r;
 }
 
-static int get_gpu(const json_t *body, struct create_request *req, struct err *reterr)
-{
-	const char *addr;
-	unsigned int domain, bus, slot, function;
-	char tail;
-	int r = get_text(body, "gpu_addr", 16, false, &addr, reterr);
+/* GPUs. */
 
-	if (r < 0 || !addr)
+/* What the members that ask for GPUs say. */
+struct gpu_wish {
+	bool counted; /* @count was said */
+	uint32_t count;
+	const char *count_field, *address_field; /* NULL: not said */
+	uint64_t addresses[PROTO_MAX_GPUS];
+};
+
+/* "0000:01:00.0" or several of them, separated by commas. */
+static int add_gpus(const char *text, const char *field, uint64_t addresses[static PROTO_MAX_GPUS],
+		    struct err *reterr)
+{
+	while (true) {
+		size_t len = strcspn(text, ",");
+		char one[32] = "";
+		uint64_t address;
+		int r;
+
+		if (len < sizeof(one))
+			(void)snprintf(one, sizeof(one), "%.*s", (int)len, text);
+		if (gpus_parse_address(one, &address) < 0)
+			return err_set(reterr, -EINVAL,
+				       "%s must be a PCI address such as 0000:01:00.0, or several "
+				       "with commas between them",
+				       field);
+		r = gpus_add_address(addresses, address);
+		if (r == -EEXIST)
+			return err_set(reterr, -EINVAL, "%s names %s twice", field, one);
+		if (r < 0)
+			return err_set(reterr, -EINVAL, "%s names more than %d GPUs", field,
+				       PROTO_MAX_GPUS);
+		if (text[len] == '\0')
+			return 0;
+		text += len + 1;
+	}
+}
+
+/* A string with addresses, or an array of such. */
+static int get_addresses(const json_t *v, const char *field, struct gpu_wish *wish,
+			 struct err *reterr)
+{
+	uint64_t addresses[PROTO_MAX_GPUS] = {0};
+	int r = 0;
+
+	if (!json_is_string(v) && !json_is_array(v))
+		return err_set(reterr, -EINVAL, "%s must be a string or an array of strings",
+			       field);
+	if (json_is_string(v))
+		r = add_gpus(json_string_value(v), field, addresses, reterr);
+	for (size_t i = 0; r == 0 && i < json_array_size(v); i++) {
+		const char *text = json_string_value(json_array_get(v, i));
+
+		r = text ? add_gpus(text, field, addresses, reterr)
+			 : err_set(reterr, -EINVAL, "%s must be an array of strings", field);
+	}
+	if (r < 0)
 		return r;
-	if (!made_of(addr, DIGITS "abcdefABCDEF:.") ||
-	    sscanf(addr, "%4x:%2x:%2x.%1x%c", &domain, &bus, &slot, &function, &tail) != 4)
-		return err_set(reterr, -EINVAL,
-			       "gpu_addr must be a PCI address such as 0000:01:00.0");
-	req->gpu_field = "gpu_addr";
+	if (wish->address_field && memcmp(addresses, wish->addresses, sizeof(addresses)) != 0)
+		return err_set(reterr, -EINVAL, "%s and %s mean the same and differ",
+			       wish->address_field, field);
+	wish->address_field = field;
+	memcpy(wish->addresses, addresses, sizeof(addresses));
+	return 0;
+}
+
+static int get_gpu_count(const json_t *v, const char *field, struct gpu_wish *wish,
+			 struct err *reterr)
+{
+	uint32_t count = 0;
+	int r = get_count(v, field, 0, PROTO_MAX_GPUS, &count, reterr);
+
+	if (r < 0)
+		return r;
+	if (wish->counted && wish->count != count)
+		return err_set(reterr, -EINVAL, "%s and %s mean the same and differ",
+			       wish->count_field, field);
+	wish->counted = true;
+	wish->count = count;
+	wish->count_field = field;
+	return 0;
+}
+
+static bool is_number(const json_t *v)
+{
+	return json_is_number(v) || (json_is_string(v) && made_of(json_string_value(v), DIGITS));
+}
+
+/* A number of GPUs, or which ones; these win over the sizing variable. */
+static int get_gpus(const json_t *body, struct create_request *req, struct err *reterr)
+{
+	const json_t *addr = member(body, "gpu_addr"), *count = member(body, "gpu_count");
+	const json_t *gpus = member(body, "gpus");
+	struct gpu_wish wish = {0};
+	uint32_t n;
+	int r = addr ? get_addresses(addr, "gpu_addr", &wish, reterr) : 0;
+
+	if (r == 0 && gpus)
+		r = is_number(gpus) ? get_gpu_count(gpus, "gpus", &wish, reterr)
+				    : get_addresses(gpus, "gpus", &wish, reterr);
+	if (r == 0 && count)
+		r = get_gpu_count(count, "gpu_count", &wish, reterr);
+	if (r < 0 || (!wish.counted && !wish.address_field))
+		return r;
+	n = (uint32_t)proto_gpus_count(wish.addresses);
+	if (wish.counted && wish.address_field && wish.count != n)
+		return err_set(reterr, -EINVAL, "%s is %u, but %s names %u", wish.count_field,
+			       wish.count, wish.address_field, n);
+	req->gpus = wish.counted ? wish.count : n;
+	req->gpu_field = wish.address_field ? wish.address_field : wish.count_field;
+	if (req->gpus == 0)
+		req->gpu_field = NULL;
+	memcpy(req->gpu_addresses, wish.addresses, sizeof(req->gpu_addresses));
 	return 0;
 }
 
@@ -706,7 +808,7 @@ static int parse_create(const json_t *body, struct create_request *req, struct e
 	if (r == 0)
 		r = get_disk(body, &req->disk_mib, reterr);
 	if (r == 0)
-		r = get_gpu(body, req, reterr);
+		r = get_gpus(body, req, reterr);
 	return r == 0 ? get_ports(body, req, reterr) : r;
 }
 

@@ -33,11 +33,12 @@ struct port_request {
 };
 
 struct create_request {
-	char name[REQUEST_NAME_MAX + 1];     /* "": none */
-	uint32_t cpus, memory_mib, disk_mib; /* 0: not said */
-	uint32_t gpus;
-	bool has_image;        /* a container is wanted */
-	const char *gpu_field; /* the member that asked for a GPU, or NULL */
+	char name[REQUEST_NAME_MAX + 1];        /* "": none */
+	uint32_t cpus, memory_mib, disk_mib;    /* 0: not said */
+	uint32_t gpus;                          /* how many are wanted */
+	uint64_t gpu_addresses[PROTO_MAX_GPUS]; /* which: ascending, the rest zero; none: any */
+	bool has_image;                         /* a container is wanted */
+	const char *gpu_field;                  /* the member that asked for a GPU, or NULL */
 	struct port_request ports[PROTO_MAX_PORTS];
 	size_t n_ports;
 	/*

@@ -21,10 +21,11 @@ enum route_target {
 
 struct route {
 	enum http_method method;
-	const char *path; /* {id} stands for an instance's id */
+	const char *path; /* {id} stands for an instance's id, {address} for a PCI address */
 	enum route_target target;
 	api_fn *answer;
-	bool changes; /* something: logged with who asked */
+	bool changes;  /* something: logged with who asked */
+	bool operator; /* only for whoever may use the local socket */
 };
 
 #define ROUTE_ALLOW_MAX 64
@@ -39,6 +40,11 @@ int route_find(enum http_method method, const char *path, const struct route **r
 
 extern const struct route routes[];
 extern const size_t n_routes;
+
+/*
+ * The PCI address in @path, which a row with {address} has matched; 0 when there is none.
+ */
+uint64_t route_address(const char *path);
 
 /* The rows' functions. */
 #define API(name) void api_##name(struct agentd *a, struct http_request *req, struct instance *inst)
@@ -57,4 +63,6 @@ API(keys_remove);
 API(wait);
 API(console);
 API(console_log);
+API(gpus);
+API(gpu_recover);
 #undef API

@@ -5,6 +5,7 @@
  */
 #include "agentd/store.h"
 
+#include "agentd/gpus.h"
 #include "common/fd.h"
 #include "common/log.h"
 
@@ -62,6 +63,18 @@ static json_t *ports_to_json(const struct proto_port ports[static PROTO_MAX_PORT
 	return array;
 }
 
+static json_t *gpus_to_json(const uint64_t gpus[static PROTO_MAX_GPUS])
+{
+	json_t *array = json_array();
+	char text[GPUS_TEXT_SIZE];
+
+	for (size_t i = 0; i < proto_gpus_count(gpus); i++) {
+		gpus_address_text(gpus[i], text);
+		(void)json_array_append_new(array, json_string(text));
+	}
+	return array;
+}
+
 static json_t *keys_to_json(const struct instance *inst)
 {
 	json_t *array = json_array();
@@ -73,13 +86,15 @@ static json_t *keys_to_json(const struct instance *inst)
 
 static json_t *to_json(const struct instance *inst)
 {
-	return json_pack("{s:i, s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:b, s:o, s:o, s:o, s:O?}",
+	return json_pack("{s:i, s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:b, s:o, s:o, s:o, s:o, "
+			 "s:O?}",
 			 "version", VERSION, "id", inst->id, "name", inst->name, "image",
 			 inst->image, "status", inst->status, "cpus", (int)inst->cpus, "memory_mib",
 			 (int)inst->memory_mib, "disk_mib", (int)inst->disk_mib, "created_at",
 			 (json_int_t)inst->created_s, "bare", inst->bare, "ports",
-			 ports_to_json(inst->ports), "keys", keys_to_json(inst), "run",
-			 run_to_json(&inst->run), "tenant", inst->tenant);
+			 ports_to_json(inst->ports), "gpus", gpus_to_json(inst->gpus), "keys",
+			 keys_to_json(inst), "run", run_to_json(&inst->run), "tenant",
+			 inst->tenant);
 }
 
 static void file_name(const char *id, char ret_name[static 64])
@@ -177,6 +192,27 @@ static int ports_from_json(const json_t *array, struct proto_port ports[static P
 	return 0;
 }
 
+/* Records of versions that knew no GPUs have no such member. */
+static int gpus_from_json(const json_t *array, uint64_t gpus[static PROTO_MAX_GPUS],
+			  struct err *reterr)
+{
+	if (!array)
+		return 0;
+	if (!json_is_array(array))
+		return err_set(reterr, -EINVAL, "gpus is no list");
+	for (size_t i = 0; i < json_array_size(array); i++) {
+		const char *text = json_string_value(json_array_get(array, i));
+		uint64_t address;
+
+		if (!text || gpus_parse_address(text, &address) < 0 ||
+		    gpus_add_address(gpus, address) < 0)
+			return err_set(reterr, -EINVAL,
+				       "gpus holds something else than at most %d addresses",
+				       PROTO_MAX_GPUS);
+	}
+	return 0;
+}
+
 static int keys_from_json(const json_t *array, struct instance *inst, struct err *reterr)
 {
 	if (!json_is_array(array) || json_array_size(array) > INSTANCE_KEYS_MAX)
@@ -204,18 +240,19 @@ static const char *status_constant(const char *word)
 
 static int read_members(json_t *json, struct instance *inst, struct err *reterr)
 {
-	json_t *run, *ports, *keys, *tenant = NULL;
+	json_t *run, *ports, *keys, *gpus = NULL, *tenant = NULL;
 	const char *id, *name, *image, *status;
 	int version, cpus, memory, disk, bare, r;
 	json_int_t created;
 	json_error_t why;
 
 	if (json_unpack_ex(json, &why, 0,
-			   "{s:i, s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:b, s:o, s:o, s:o, s?o}",
+			   "{s:i, s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:b, s:o, s?o, s:o, s:o, "
+			   "s?o}",
 			   "version", &version, "id", &id, "name", &name, "image", &image, "status",
 			   &status, "cpus", &cpus, "memory_mib", &memory, "disk_mib", &disk,
-			   "created_at", &created, "bare", &bare, "ports", &ports, "keys", &keys,
-			   "run", &run, "tenant", &tenant) < 0)
+			   "created_at", &created, "bare", &bare, "ports", &ports, "gpus", &gpus,
+			   "keys", &keys, "run", &run, "tenant", &tenant) < 0)
 		return err_set(reterr, -EINVAL, "%s", why.text);
 	if (version != VERSION)
 		return err_set(reterr, -EINVAL, "version %d is not known to this agentd", version);
@@ -235,6 +272,8 @@ static int read_members(json_t *json, struct instance *inst, struct err *reterr)
 		r = copy(inst->image, sizeof(inst->image), image, "image", reterr);
 	if (r == 0)
 		r = ports_from_json(ports, inst->ports, reterr);
+	if (r == 0)
+		r = gpus_from_json(gpus, inst->gpus, reterr);
 	if (r == 0)
 		r = keys_from_json(keys, inst, reterr);
 	if (r == 0)

@@ -5,6 +5,8 @@
  */
 #include "agentd/view.h"
 
+#include "agentd/gpus.h"
+
 #define SSH_PORT 22
 
 static bool is_ready(const struct instance *inst)
@@ -60,6 +62,18 @@ json_t *view_ports(const struct instance *inst)
 	return ports;
 }
 
+json_t *view_gpus(const struct instance *inst)
+{
+	json_t *gpus = json_array();
+	char text[GPUS_TEXT_SIZE];
+
+	for (size_t i = 0; i < proto_gpus_count(inst->gpus); i++) {
+		gpus_address_text(inst->gpus[i], text);
+		(void)json_array_append_new(gpus, json_string(text));
+	}
+	return gpus;
+}
+
 static json_t *view_ssh(const struct instance *inst)
 {
 	uint16_t port = instance_host_port(inst, SSH_PORT);
@@ -83,15 +97,15 @@ json_t *view_instance_json(const struct instance *inst)
 
 	view_detail(inst, detail, sizeof(detail));
 	return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:s, s:o, s:o, s:I, "
-			 "s:I, s:o, s:s}",
+			 "s:I, s:o, s:o, s:s}",
 			 "instance_id", inst->id, "vm_id", inst->id, "container_id", "", "name",
 			 inst->name, "status", inst->status, "detail", detail, "error",
 			 inst->run.goal == GOAL_DELETE ? "" : inst->run.error, "cpus",
 			 (int)inst->cpus, "memory_mib", (int)inst->memory_mib, "disk_mib",
 			 (int)inst->disk_mib, "image", inst->image, "ports", view_ports(inst),
 			 "allocated_ports", view_ports(inst), "created_at",
-			 (json_int_t)inst->created_s, "since", (json_int_t)inst->run.since_s, "ssh",
-			 view_ssh(inst), "accel", view_accel(inst));
+			 (json_int_t)inst->created_s, "since", (json_int_t)inst->run.since_s,
+			 "gpus", view_gpus(inst), "ssh", view_ssh(inst), "accel", view_accel(inst));
 }
 
 const char *view_instance(struct instance *inst)

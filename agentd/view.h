@@ -25,6 +25,9 @@ json_t *view_instance_json(const struct instance *inst);
 /* {"22": "10001"}: guest port to the port that a client connects to. Owned by the caller. */
 json_t *view_ports(const struct instance *inst);
 
+/* ["0000:01:00.0"]: the addresses of its GPUs. Owned by the caller. */
+json_t *view_gpus(const struct instance *inst);
+
 /* Complete answers, with their envelope, cached until something changes. NULL: out of memory. */
 const char *view_list(struct agentd *a);
 const char *view_bare(struct agentd *a);

@@ -1,0 +1,318 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The host's GPUs as vfio-helper describes them.
+ * Trust: runs inside agentd; checks what vfio-helper says, record by record.
+ */
+#include "agentd/gpus.h"
+
+#include "vfio-helper/pci/pci.h"
+
+_Static_assert(GPUS_TEXT_SIZE == PCI_TEXT_SIZE, "addresses differ in size");
+
+void gpus_done(struct gpus *gpus)
+{
+	for (size_t i = 0; i < gpus->n; i++) {
+		free(gpus->entries[i].parts);
+		free(gpus->entries[i].reasons);
+		free(gpus->entries[i].holders);
+	}
+	free(gpus->entries);
+	*gpus = (struct gpus){0};
+}
+
+/* Addresses. */
+
+int gpus_parse_address(const char *text, uint64_t *ret_address)
+{
+	char lower[GPUS_TEXT_SIZE];
+	size_t len = strlen(text);
+	pci_addr address;
+
+	/* "00000000:3B:00.0" is what nvidia-smi prints. */
+	while (len > strlen("0000:00:00.0") && *text == '0') {
+		text++;
+		len--;
+	}
+	if (len >= sizeof(lower))
+		return -EINVAL;
+	for (size_t i = 0; i <= len; i++)
+		lower[i] = (char)(text[i] >= 'A' && text[i] <= 'F' ? text[i] - 'A' + 'a' : text[i]);
+	if (pci_addr_parse(lower, &address) < 0 || address == 0)
+		return -EINVAL;
+	*ret_address = address;
+	return 0;
+}
+
+void gpus_address_text(uint64_t address, char ret_text[static GPUS_TEXT_SIZE])
+{
+	pci_addr_text(address, ret_text);
+}
+
+int gpus_add_address(uint64_t addresses[static PROTO_MAX_GPUS], uint64_t address)
+{
+	size_t n = proto_gpus_count(addresses), at = 0;
+
+	while (at < n && addresses[at] < address)
+		at++;
+	if (at < n && addresses[at] == address)
+		return -EEXIST;
+	if (n == PROTO_MAX_GPUS)
+		return -E2BIG;
+	memmove(&addresses[at + 1], &addresses[at], (n - at) * sizeof(addresses[0]));
+	addresses[at] = address;
+	return 0;
+}
+
+/* Reading the list. */
+
+/* Makes room for one more of @size bytes behind the @n of *@array; NULL when out of memory. */
+static void *append(void *array, size_t n, size_t size)
+{
+	void **pointer = array;
+	void *bigger = reallocarray(*pointer, n + 1, size);
+
+	if (!bigger)
+		return NULL;
+	*pointer = bigger;
+	return (char *)bigger + n * size;
+}
+
+static int bad(struct err *reterr, const char *what)
+{
+	return err_set(reterr, -EBADMSG, "the list of GPUs breaks its own rules: %s", what);
+}
+
+static int add_card(struct gpus *gpus, const struct gpu_card_ev *card, struct err *reterr)
+{
+	struct gpu_entry *entry;
+
+	if (gpus->n > 0 && gpus->entries[gpus->n - 1].card.gpu >= card->gpu)
+		return bad(reterr, "GPUs are not in ascending order");
+	entry = append(&gpus->entries, gpus->n, sizeof(*entry));
+	if (!entry)
+		return err_set(reterr, -ENOMEM, "out of memory");
+	*entry = (struct gpu_entry){.card = *card, .set = gpus->n};
+	gpus->n++;
+	return 0;
+}
+
+static int add_part(struct gpu_entry *entry, const struct gpu_part_ev *part, struct err *reterr)
+{
+	struct gpu_part_ev *slot;
+
+	/* Members of a group that are no PCI functions have address 0: there may be several. */
+	if (entry->n_parts > 0 && part->address != 0 &&
+	    entry->parts[entry->n_parts - 1].address >= part->address)
+		return bad(reterr, "parts are not in ascending order");
+	if (part->address == 0 && part->role != PROTO_ROLE_FOREIGN)
+		return bad(reterr, "something that is no PCI function is a part of a card");
+	if (part->address == entry->card.gpu && part->role != PROTO_ROLE_GPU)
+		return bad(reterr, "a GPU is a part of itself in another role");
+	slot = append(&entry->parts, entry->n_parts, sizeof(*slot));
+	if (!slot)
+		return err_set(reterr, -ENOMEM, "out of memory");
+	*slot = *part;
+	entry->n_parts++;
+	return 0;
+}
+
+static int add_reason(struct gpu_entry *entry, const struct gpu_reason_ev *reason,
+		      struct err *reterr)
+{
+	struct gpu_reason_ev *slot;
+
+	if (entry->n_reasons > 0 && entry->reasons[entry->n_reasons - 1].reason > reason->reason)
+		return bad(reterr, "reasons are not in their order");
+	slot = append(&entry->reasons, entry->n_reasons, sizeof(*slot));
+	if (!slot)
+		return err_set(reterr, -ENOMEM, "out of memory");
+	*slot = *reason;
+	entry->n_reasons++;
+	return 0;
+}
+
+static int add_holder(struct gpu_entry *entry, const struct gpu_holder_ev *holder,
+		      struct err *reterr)
+{
+	struct gpu_holder_ev *slot = append(&entry->holders, entry->n_holders, sizeof(*slot));
+
+	if (!slot)
+		return err_set(reterr, -ENOMEM, "out of memory");
+	*slot = *holder;
+	entry->n_holders++;
+	return 0;
+}
+
+/* Every record begins with the GPU that it is about. */
+_Static_assert(offsetof(struct gpu_card_ev, gpu) == 0 && offsetof(struct gpu_part_ev, gpu) == 0 &&
+		       offsetof(struct gpu_reason_ev, gpu) == 0 &&
+		       offsetof(struct gpu_holder_ev, gpu) == 0,
+	       "a record does not begin with its GPU");
+
+static int add_record(struct gpus *gpus, uint32_t number, const union proto_body *body,
+		      struct err *reterr)
+{
+	struct gpu_entry *entry = gpus->n > 0 ? &gpus->entries[gpus->n - 1] : NULL;
+	uint64_t gpu;
+
+	if (number == OP_GPU_CARD)
+		return add_card(gpus, (const struct gpu_card_ev *)body, reterr);
+	memcpy(&gpu, body, sizeof(gpu));
+	if (!entry || entry->card.gpu != gpu)
+		return bad(reterr, "a record is not behind its GPU");
+	if (number == OP_GPU_PART)
+		return add_part(entry, (const struct gpu_part_ev *)body, reterr);
+	if (number == OP_GPU_REASON)
+		return add_reason(entry, (const struct gpu_reason_ev *)body, reterr);
+	if (number == OP_GPU_HOLDER)
+		return add_holder(entry, (const struct gpu_holder_ev *)body, reterr);
+	return bad(reterr, "a record is none of a GPU");
+}
+
+static int read_records(const uint8_t *bytes, size_t len, struct gpus *gpus, struct err *reterr)
+{
+	const struct proto_conn conn = {
+		.self = PROTO_AGENTD, .peer = PROTO_HELPER, .state = PROTO_ST_READY};
+	size_t at = 0;
+
+	while (at < len) {
+		const struct proto_op *op;
+		struct proto_header header;
+		union proto_body body;
+		size_t size;
+		int r;
+
+		if (len - at < sizeof(header))
+			return bad(reterr, "it ends in the middle of a record");
+		memcpy(&header, bytes + at, sizeof(header));
+		size = sizeof(header) + header.len;
+		if (size > len - at)
+			return bad(reterr, "it ends in the middle of a record");
+		if (proto_decode_answer(&conn, bytes + at, size, /* n_fds= */ 0, &op, &header,
+					&body) < 0 ||
+		    !op->is_event)
+			return bad(reterr, "a record is malformed");
+		r = add_record(gpus, op->number, &body, reterr);
+		if (r < 0)
+			return r;
+		at += size;
+	}
+	return 0;
+}
+
+/* Does the verdict follow from the reasons, and is a GPU that somebody has never rentable? */
+static int check_entry(const struct gpu_entry *entry, struct err *reterr)
+{
+	uint32_t first = entry->n_reasons > 0 ? entry->reasons[0].reason : PROTO_GPU_RENTABLE;
+
+	if (entry->card.verdict != first)
+		return bad(reterr, "a verdict is not the first reason");
+	if (entry->card.verdict == PROTO_GPU_RENTABLE && entry->card.vm[0] != '\0')
+		return bad(reterr, "a GPU that a VM has can be rented");
+	if (entry->card.verdict == PROTO_GPU_RENTABLE && entry->card.group == PROTO_NO_GROUP)
+		return bad(reterr, "a GPU without a group can be rented");
+	return 0;
+}
+
+static size_t index_of(const struct gpus *gpus, uint64_t address)
+{
+	size_t low = 0, high = gpus->n;
+
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+
+		if (gpus->entries[middle].card.gpu < address)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low < gpus->n && gpus->entries[low].card.gpu == address ? low : SIZE_MAX;
+}
+
+const struct gpu_entry *gpus_find(const struct gpus *gpus, uint64_t address)
+{
+	size_t i = index_of(gpus, address);
+
+	return i == SIZE_MAX ? NULL : &gpus->entries[i];
+}
+
+/* The first of the set that entry @i is in so far. */
+static size_t set_root(const struct gpus *gpus, size_t i)
+{
+	while (gpus->entries[i].set != i)
+		i = gpus->entries[i].set;
+	return i;
+}
+
+/* Entries that name each other among their parts are one set, by way of third ones, too. */
+static int join_sets(struct gpus *gpus, struct err *reterr)
+{
+	for (size_t i = 0; i < gpus->n; i++)
+		for (size_t k = 0; k < gpus->entries[i].n_parts; k++) {
+			const struct gpu_part_ev *part = &gpus->entries[i].parts[k];
+			size_t a = set_root(gpus, i), b;
+
+			if (part->role != PROTO_ROLE_GPU)
+				continue;
+			b = index_of(gpus, part->address);
+			if (b == SIZE_MAX)
+				return bad(reterr, "a part is a GPU that is not in the list");
+			b = set_root(gpus, b);
+			gpus->entries[MAX_OF(a, b)].set = MIN_OF(a, b);
+		}
+	for (size_t i = 0; i < gpus->n; i++)
+		gpus->entries[i].set = set_root(gpus, i);
+	return 0;
+}
+
+int gpus_decode(const void *bytes, size_t len, uint32_t n_cards, struct gpus *ret_gpus,
+		struct err *reterr)
+{
+	_cleanup_(gpus_done) struct gpus gpus = {0};
+	int r = read_records(bytes, len, &gpus, reterr);
+
+	for (size_t i = 0; r == 0 && i < gpus.n; i++)
+		r = check_entry(&gpus.entries[i], reterr);
+	if (r == 0 && gpus.n != n_cards)
+		r = bad(reterr, "it holds another number of GPUs than was said");
+	if (r == 0)
+		r = join_sets(&gpus, reterr);
+	if (r < 0)
+		return r;
+	*ret_gpus = gpus;
+	gpus = (struct gpus){0};
+	return 0;
+}
+
+int gpus_receive(const struct gpu_list_rep *rep, struct fdlist *fds, struct gpus *ret_gpus,
+		 struct err *reterr)
+{
+	_cleanup_close_ int fd = fdlist_take(fds);
+	_cleanup_free_ uint8_t *bytes = NULL;
+	size_t len = 0;
+	ssize_t n;
+
+	/* An empty memfd is no list, and none is needed. */
+	if (rep->gpus == 0 && rep->bytes == 0) {
+		*ret_gpus = (struct gpus){0};
+		return 0;
+	}
+	n = fd_memfd_check(fd, PROTO_GPU_LIST_MAX);
+	if (n < 0)
+		return err_errno(reterr, (int)n, "the list of GPUs is no sealed memory");
+	if ((size_t)n != rep->bytes)
+		return bad(reterr, "it has another size than was said");
+	bytes = malloc((size_t)n);
+	if (!bytes)
+		return err_set(reterr, -ENOMEM, "out of memory");
+	if (lseek(fd, 0, SEEK_SET) < 0)
+		return err_errno(reterr, -errno, "the list of GPUs cannot be read");
+	while (len < (size_t)n) {
+		ssize_t got = read(fd, bytes + len, (size_t)n - len);
+
+		if (got <= 0)
+			return err_set(reterr, -EIO, "the list of GPUs cannot be read");
+		len += (size_t)got;
+	}
+	return gpus_decode(bytes, len, rep->gpus, ret_gpus, reterr);
+}
