@@ -26,6 +26,8 @@ static const struct spawn_setup setup = {.qemu_binary = "/q/qemu",
 static struct image image = {
 	.format = IMAGE_QCOW2, .min_disk_mib = 64, .append = "console=ttyS0 quiet"};
 
+static const struct machine no_machine = {0};
+
 static struct spawn_spec vm_spec(enum program program)
 {
 	struct spawn_spec s = {.program = program,
@@ -144,7 +146,7 @@ static void test_qemu(void **state)
 	struct args a;
 
 	(void)state;
-	assert_int_equal(spec_args(&s, &setup, &image, &a), 0);
+	assert_int_equal(spec_args(&s, &setup, &image, &no_machine, &a), 0);
 	assert_string_equal(a.argv[0], "/q/qemu");
 	assert_null(a.argv[a.n]);
 	assert_string_equal(after(&a, "-sandbox"), "on,obsolete=deny,elevateprivileges=deny,"
@@ -158,7 +160,7 @@ static void test_qemu(void **state)
 	assert_false(has(&a, "-kernel") || has(&a, "-append") || has(&a, "-initrd"));
 	s.roles |= FD_BIT(FD_KERNEL) | FD_BIT(FD_INITRD);
 	s.accel = PROTO_ACCEL_KVM;
-	assert_int_equal(spec_args(&s, &setup, &image, &a), 0);
+	assert_int_equal(spec_args(&s, &setup, &image, &no_machine, &a), 0);
 	assert_string_equal(after(&a, "-append"), "console=ttyS0 quiet");
 	assert_string_equal(after(&a, "-kernel"), "/proc/self/fd/14");
 	assert_string_equal(after(&a, "-initrd"), "/proc/self/fd/15");
@@ -180,9 +182,9 @@ static void test_longest(void **state)
 	for (size_t i = 0; i < PROTO_MAX_PORTS; i++)
 		s.ports[i] = (struct proto_port){(uint16_t)(10000 + i), UINT16_MAX};
 	assert_int_equal(spec_check(&s, &setup), 0);
-	assert_int_equal(spec_args(&s, &setup, &image, &a), 0);
+	assert_int_equal(spec_args(&s, &setup, &image, &no_machine, &a), 0);
 	s.program = PROGRAM_PASST;
-	assert_int_equal(spec_args(&s, &setup, &image, &a), 0);
+	assert_int_equal(spec_args(&s, &setup, &image, &no_machine, &a), 0);
 }
 
 static void test_passt(void **state)
@@ -192,7 +194,7 @@ static void test_passt(void **state)
 	size_t n = 0;
 
 	(void)state;
-	assert_int_equal(spec_args(&s, &setup, &image, &a), 0);
+	assert_int_equal(spec_args(&s, &setup, &image, &no_machine, &a), 0);
 	assert_string_equal(a.argv[0], "/q/passt");
 	assert_true(has(&a, "--no-map-gw") && has(&a, "--foreground"));
 	assert_string_equal(after(&a, "--udp-ports"), "none");
@@ -202,7 +204,7 @@ static void test_passt(void **state)
 	assert_int_equal(n, 2);
 	assert_true(has(&a, "127.0.0.1/10022:22") && has(&a, "127.0.0.1/10080:80"));
 	memset(s.ports, 0, sizeof(s.ports));
-	assert_int_equal(spec_args(&s, &setup, &image, &a), 0);
+	assert_int_equal(spec_args(&s, &setup, &image, &no_machine, &a), 0);
 	assert_string_equal(after(&a, "--tcp-ports"), "none");
 }
 
@@ -212,15 +214,15 @@ static void test_small_programs(void **state)
 	struct args a;
 
 	(void)state;
-	assert_int_equal(spec_args(&s, &setup, &image, &a), 0);
+	assert_int_equal(spec_args(&s, &setup, &image, &no_machine, &a), 0);
 	assert_int_equal(a.n, 7);
 	assert_string_equal(a.argv[5], "/proc/self/fd/8");
 	assert_string_equal(a.argv[6], "1000M");
 	s.disk_mib = 0;
-	assert_int_equal(spec_args(&s, &setup, &image, &a), 0);
+	assert_int_equal(spec_args(&s, &setup, &image, &no_machine, &a), 0);
 	assert_string_equal(a.argv[6], "64M");
 	s = vm_spec(PROGRAM_TRIAL);
-	assert_int_equal(spec_args(&s, &setup, &image, &a), 0);
+	assert_int_equal(spec_args(&s, &setup, &image, &no_machine, &a), 0);
 	assert_string_equal(after(&a, "-accel"), "kvm");
 	assert_false(has(&a, "-netdev") || has(&a, "-blockdev"));
 }

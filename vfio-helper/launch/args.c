@@ -6,7 +6,11 @@
  */
 #include "vfio-helper/launch/launch.h"
 
+#include "vfio-helper/pci/pci.h"
+
 #include <stdarg.h>
+
+#define FIRST_PORT_SLOT 8 /* of the root ports on pcie.0; QEMU gives others out from 1 on */
 
 static void _printf_(2, 0) add_va(struct args *a, const char *format, va_list ap)
 {
@@ -81,8 +85,95 @@ static void add_kernel(struct args *a, const struct spawn_spec *s, const struct 
 	}
 }
 
+static void add_firmware(struct args *a)
+{
+	add_disk(a, "firmware", "raw", FD_FIRMWARE, "read-only=on", "file.read-only=on");
+	add_disk(a, "vars", "raw", FD_VARS, "read-only=off", "file.read-only=off");
+}
+
+static bool has_flag(const struct spawn_spec *s, uint32_t flag)
+{
+	uint32_t flags = 0;
+
+	for (uint32_t i = 0; i < s->n_devices; i++)
+		flags |= s->devices[i].flags;
+	return flags & flag;
+}
+
+/*
+ * Guests with devices see as many address bits as CPU and IOMMU have. kvm=off takes KVM's signature
+ * out of CPUID, which is what a driver looks for; hv_vendor_id would only rename Hyper-V's, and
+ * without its features there is none.
+ */
+static void add_cpu(struct args *a, const struct spawn_spec *s, const struct machine *m)
+{
+	bool hide = has_flag(s, LAUNCH_DEVICE_HIDE_VM);
+	char limit[40] = "";
+
+	if (m->address_limit != 0)
+		(void)snprintf(limit, sizeof(limit), ",host-phys-bits-limit=%u", m->address_limit);
+	if (s->accel != PROTO_ACCEL_KVM)
+		opt(a, "-cpu", "max");
+	else if (s->n_devices == 0)
+		opt(a, "-cpu", "host");
+	else
+		opt(a, "-cpu", "host,host-phys-bits=on%s%s", limit, hide ? ",kvm=off" : "");
+}
+
+/* Room for the BARs: QEMU announces it to the guest, OVMF uses it. */
+static void add_window(struct args *a, const struct machine *m)
+{
+	if (m->window_bytes == 0)
+		return;
+	opt(a, "-global", "q35-pcihost.pci-hole64-size=%lluG",
+	    (unsigned long long)(m->hole_bytes >> 30));
+	if (m->uefi) {
+		opt(a, "-fw_cfg", "name=opt/ovmf/X-PciMmio64Mb,string=%llu",
+		    (unsigned long long)(m->window_bytes >> 20));
+	}
+}
+
+/* sysfsdev= rather than host=, which knows no domain above ffff. */
+static void add_device(struct args *a, const struct spawn_spec *s, uint32_t i)
+{
+	const struct launch_device *d = &s->devices[i];
+	char where[80], address[PCI_TEXT_SIZE];
+
+	pci_addr_text(d->address, address);
+	if (d->cdev != UINT32_MAX)
+		(void)snprintf(where, sizeof(where), "iommufd=iommufd,fd=%d", CDEV_FD(i));
+	else
+		(void)snprintf(where, sizeof(where), "sysfsdev=/sys/bus/pci/devices/%s", address);
+	opt(a, "-device", "vfio-pci,id=gpu%u-%u,%s,bus=port%u,addr=0.%u%s%s", d->card, d->function,
+	    where, d->card, d->function, d->function == 0 ? ",multifunction=on" : "",
+	    d->flags & LAUNCH_DEVICE_NO_ROM ? ",rombar=0" : "");
+}
+
+/*
+ * A card is behind a root port of its own, as on a board: drivers want to see a PCIe link, and the
+ * functions stay together. The slots are fixed, so that a guest finds its GPUs where they were.
+ * The firmware sizes the ports' windows by what is there at boot; nothing is plugged in later.
+ */
+static void add_devices(struct args *a, const struct spawn_spec *s)
+{
+	if (s->roles & FD_BIT(FD_IOMMU)) {
+		opt(a, "-object", "iommufd,id=iommufd,fd=%d", CHILD_FD(FD_IOMMU));
+	}
+	for (uint32_t i = 0; i < s->n_devices; i++)
+		if (s->devices[i].function == 0) {
+			uint32_t card = s->devices[i].card;
+
+			opt(a, "-device",
+			    "pcie-root-port,id=port%u,bus=pcie.0,addr=0x%x,chassis=%u,slot=%u,"
+			    "hotplug=off",
+			    card, FIRST_PORT_SLOT + card, card + 1, card + 1);
+		}
+	for (uint32_t i = 0; i < s->n_devices; i++)
+		add_device(a, s, i);
+}
+
 static void qemu_args(const struct spawn_spec *s, const struct spawn_setup *c,
-		      const struct image *image, struct args *a)
+		      const struct image *image, const struct machine *m, struct args *a)
 {
 	static const char *const devices[] = {
 		"-device", "virtio-blk-pci,drive=root,bootindex=1",
@@ -99,9 +190,10 @@ static void qemu_args(const struct spawn_spec *s, const struct spawn_setup *c,
 	add_all(a, confined);
 	opt(a, "-name", "guest=%s", s->vm);
 	opt(a, "-machine",
-	    "q35,usb=off,sata=off,smbus=off,hpet=off,vmport=off,graphics=off,dump-guest-core=off");
+	    "q35,usb=off,sata=off,smbus=off,hpet=off,vmport=off,graphics=off,dump-guest-core=off%s",
+	    m->uefi ? ",pflash0=firmware,pflash1=vars" : "");
 	opt(a, "-accel", "%s", kvm ? "kvm" : "tcg,thread=multi");
-	opt(a, "-cpu", "%s", kvm ? "host" : "max");
+	add_cpu(a, s, m);
 	opt(a, "-smp", "%u", s->cpus);
 	opt(a, "-m", "%u", s->memory_mib);
 	add_disk(a, "base", image->format == IMAGE_RAW ? "raw" : "qcow2", FD_BASE, "read-only=on",
@@ -109,12 +201,16 @@ static void qemu_args(const struct spawn_spec *s, const struct spawn_setup *c,
 	add_disk(a, "root", "qcow2", FD_DISK, "discard=unmap,detect-zeroes=unmap,backing=base",
 		 "file.discard=unmap");
 	add_disk(a, "seed", "raw", FD_SEED, "read-only=on", "file.read-only=on");
+	if (m->uefi)
+		add_firmware(a);
+	add_window(a, m);
 	add_chardev(a, "qmp", FD_QMP);
 	add_chardev(a, "console", FD_CONSOLE);
 	add_chardev(a, "ready", FD_READY);
 	opt(a, "-netdev", "stream,id=net,server=off,addr.type=fd,addr.str=%d", CHILD_FD(FD_NET));
 	opt(a, "-device", "virtio-net-pci,netdev=net,romfile=,mac=52:54:00:51:44:%02x", s->slot);
 	add_all(a, devices);
+	add_devices(a, s);
 	add_kernel(a, s, image);
 }
 
@@ -180,7 +276,7 @@ static void trial_args(const struct spawn_setup *c, struct args *a)
 }
 
 int spec_args(const struct spawn_spec *spec, const struct spawn_setup *setup,
-	      const struct image *image, struct args *ret_args)
+	      const struct image *image, const struct machine *machine, struct args *ret_args)
 {
 	struct args *a = ret_args;
 
@@ -188,7 +284,7 @@ int spec_args(const struct spawn_spec *spec, const struct spawn_setup *setup,
 	a->overflow = false;
 	switch ((enum program)spec->program) {
 	case PROGRAM_QEMU:
-		qemu_args(spec, setup, image, a);
+		qemu_args(spec, setup, image, machine, a);
 		break;
 	case PROGRAM_PASST:
 		passt_args(spec, setup, a);

@@ -2,7 +2,7 @@
 /*
  * vm-launch: takes the spec from its descriptor, waits at the gate, becomes the program.
  * Trust: runs as a VM's user, started by the spawner; reads a sealed struct, root's
- * image.conf and, from the gate, one byte of the helper.
+ * image.conf and firmware, sysfs and, from the gate, one byte of the helper.
  */
 #include "vfio-helper/launch/launch.h"
 
@@ -75,6 +75,31 @@ static void take_image(const struct launch *l, struct image *ret_image)
 		give_up("the image's min_disk_mib is over max_disk_mib", -ERANGE);
 }
 
+/* What a guest's machine needs of this host, before the filter closes. */
+static void take_machine(const struct spawn_spec *spec, const struct spawn_setup *setup,
+			 struct machine *ret_machine)
+{
+	struct err err = {0};
+	struct host host;
+	int r;
+
+	if (spec->program != PROGRAM_QEMU)
+		return;
+	host_read(spec, &host);
+	if (layout_fit(spec, &host, ret_machine, &err) < 0) {
+		(void)dprintf(STDERR_FILENO, "vm-launch: %s\n", err.text);
+		_exit(LAUNCH_NO_ROOM);
+	}
+	if (firmware_prepare(spec, setup, ret_machine, &err) < 0) {
+		(void)dprintf(STDERR_FILENO, "vm-launch: %s\n", err.text);
+		_exit(126);
+	}
+	r = host_open_devices(spec);
+	if (r < 0)
+		give_up("/dev/vfio/devices", r);
+	host_prefer_node(spec);
+}
+
 /* passt closes a filter of its own, and needs what this one forbids to get that far. */
 static void confine(const struct spawn_spec *spec)
 {
@@ -90,6 +115,7 @@ int main(void)
 {
 	static struct launch launch;
 	static struct image image;
+	static struct machine machine;
 	static struct args args;
 	enum launch_exit result = LAUNCH_SILENT;
 	int r;
@@ -100,7 +126,8 @@ int main(void)
 	if (r < 0)
 		give_up("no spec of the spawner's", r);
 	take_image(&launch, &image);
-	r = spec_args(&launch.spec, &launch.setup, &image, &args);
+	take_machine(&launch.spec, &launch.setup, &machine);
+	r = spec_args(&launch.spec, &launch.setup, &image, &machine, &args);
 	if (r < 0)
 		give_up("the command line", r);
 	if (launch.spec.program == PROGRAM_TRIAL) {
