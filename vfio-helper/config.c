@@ -80,7 +80,10 @@ int config_load(const char *path, struct config *ret_config, struct err *reterr)
 
 	*c = (struct config){0};
 	/* An ordinary user may check a file that is still being written. */
-	r = conf_load(path, keys, ARRAY_LEN(keys), geteuid() == 0, c, reterr);
+	r = path ? conf_load(path, keys, ARRAY_LEN(keys), geteuid() == 0, c, reterr) : 0;
+	for (size_t i = 0; !path && r == 0 && i < ARRAY_LEN(keys); i++)
+		if (keys[i].initial)
+			r = conf_set(&keys[i], keys[i].initial, c, reterr);
 	if (r < 0)
 		return r;
 	if (c->setup.port_low > c->setup.port_high)

@@ -56,7 +56,7 @@ struct config {
 	struct spawn_setup setup;     /* what the spawner has to know, too */
 };
 
-/* Reads @path over the defaults and checks what the keys' own ranges cannot. */
+/* Reads @path (NULL: nothing) over the defaults and checks what the keys' own ranges cannot. */
 int config_load(const char *path, struct config *ret_config, struct err *reterr);
 /* Looks the accounts up in /etc/passwd, or in @passwd for tests. */
 int accounts_load(struct config *config, const char *passwd, struct err *reterr);

@@ -31,6 +31,19 @@ pci_addr pci_slot_of(pci_addr addr);
 
 /* ---- scan.c ---- */
 
+/* Class and subclass: pci_func.class_code without its interface byte. */
+enum pci_class {
+	PCI_CLASS_VGA = 0x0300,
+	PCI_CLASS_3D = 0x0302,
+	PCI_CLASS_DISPLAY = 0x0380,
+	PCI_CLASS_AUDIO = 0x0403,
+	PCI_CLASS_HOST_BRIDGE = 0x0600,
+	PCI_CLASS_BRIDGE = 0x0604,
+	PCI_CLASS_USB = 0x0c03,
+	PCI_CLASS_SERIAL_OTHER = 0x0c80, /* UCSI controllers of cards with USB-C */
+	PCI_CLASS_ACCELERATOR = 0x1200,
+};
+
 struct pci_func {
 	pci_addr address;
 	uint16_t vendor, device, subvendor, subdevice;
@@ -43,12 +56,14 @@ struct pci_func {
 	uint32_t n_vfs;   /* virtual functions that are enabled */
 	uint32_t n_mdevs; /* mediated devices */
 	uint32_t resets;  /* mask of 1 << enum proto_reset */
+	uint32_t wide;    /* mask of the BARs that are 64-bit and prefetchable */
 	uint64_t bars[PCI_BARS];        /* bytes; 0: not there */
 	char driver[PCI_DRIVER_SIZE];   /* "" without one */
 	char override[PCI_DRIVER_SIZE]; /* driver_override, "" without one */
+	bool vfio;                      /* @driver is one of VFIO's: vfio-pci or a variant */
 	bool boot_vga;
 	bool display;  /* a connected connector of it is enabled, or it holds the console */
-	bool critical; /* a mounted filesystem, swap or a configured interface is behind it */
+	bool critical; /* a disk with a medium, or a configured network interface, is behind it */
 };
 
 /* A member of an IOMMU group that is no PCI function: a platform device, a mediated device. */
@@ -65,15 +80,26 @@ struct pci_tree {
 };
 
 /*
- * Reads bus/pci/devices and kernel/iommu_groups below @sysfs_fd, a directory descriptor of /sys.
- * A function that vanishes while it is read is left out. -E2BIG beyond PCI_MAX_FUNCS, -ENOMEM.
+ * Reads bus/pci/devices, kernel/iommu_groups and class/{block,net,graphics} below @sysfs_fd, a
+ * directory descriptor of /sys. A function that vanishes while it is read is left out; if a group
+ * still lists it, it is a stranger there. -E2BIG beyond PCI_MAX_FUNCS, -ENOMEM.
+ *
+ * Where a function hangs is read from the target of its link in bus/pci/devices
+ * (…/0000:00:01.0/0000:01:00.0), or else from secondary_bus_number of the bridges; its group from
+ * the link iommu_group, or else from the group's devices/.
  */
 int pci_scan(int sysfs_fd, struct pci_tree *ret_tree, struct err *reterr);
 void pci_tree_done(struct pci_tree *tree);
+/* The text of `resource`: sizes of the BARs, and the mask for pci_func.wide. -EINVAL. */
+int pci_parse_resource(const char *text, uint64_t ret_bars[static PCI_BARS], uint32_t *ret_wide);
+/* The text of `reset_method` as a mask; words that nobody knows yet are left out. */
+uint32_t pci_parse_resets(const char *text);
 /* Index of the function at @address, PCI_NO_INDEX when there is none. */
 uint32_t pci_find(const struct pci_tree *tree, pci_addr address);
 
 /* ---- policy.c: the gpu_* keys of helper.conf, parsed ---- */
+
+struct gpu_keys; /* vfio-helper/config.h */
 
 #define POLICY_LIST_MAX 64
 
@@ -87,7 +113,15 @@ struct gpu_policy {
 	bool allow_boot_display, allow_virtual_functions, allow_nouveau, adopt_vfio;
 };
 
-/* ---- what only privilege or our own records can tell; state.c and holders.c gather it ---- */
+/* -EINVAL and -E2BIG name the key and the item. */
+int gpu_policy_parse(const struct gpu_keys *keys, struct gpu_policy *ret_policy,
+		     struct err *reterr);
+bool gpu_policy_has(const pci_addr *list, uint32_t n, pci_addr address);
+/* May the unit be stopped for a bind? */
+bool gpu_policy_may_stop(const struct gpu_policy *policy, const char *service);
+
+/* ---- what only privilege or our own records can tell; holders.c and bind/lease.c gather it ----
+ */
 
 struct gpu_holder {
 	uint32_t func; /* index in the tree */
@@ -128,7 +162,27 @@ void gpu_state_done(struct gpu_state *state);
 int gpu_find_holders(int sysfs_fd, int proc_fd, const struct pci_tree *tree,
 		     struct gpu_state *state);
 
-/* ---- card.c, judge.c: the rules ---- */
+/* ---- card.c: what is a card ---- */
+
+/* Roles of all functions for one GPU: enum proto_gpu_role, or CARD_NO_PART. */
+#define CARD_NO_PART UINT8_MAX
+
+/* A GPU by class, and by policy: of a vendor that is for rent. */
+bool card_is_gpu(const struct pci_func *func, const struct gpu_policy *policy);
+/*
+ * The functions of the card of GPU @gpu: itself and its companions, into @roles[tree->n_funcs],
+ * which has to be CARD_NO_PART for others than these before. In a slot that holds something else
+ * there are no companions, and that something gets PROTO_ROLE_FOREIGN.
+ */
+void card_functions(const struct pci_tree *tree, const struct gpu_policy *policy, uint32_t gpu,
+		    uint8_t *roles);
+/* The same for its card, all members of its groups, and the cards that it meets there. */
+void card_closure(const struct pci_tree *tree, const struct gpu_policy *policy,
+		  const struct gpu_state *state, uint32_t gpu, uint8_t *roles);
+/* The lease that holds a function, NULL without one. */
+const struct gpu_lease_ref *gpu_lease_of(const struct gpu_state *state, pci_addr address);
+
+/* ---- judge.c, choose.c: the rules ---- */
 
 struct gpu_reason {
 	enum proto_gpu_reason reason;
@@ -181,6 +235,6 @@ int gpu_choose(const struct gpu_list *list, const struct pci_tree *tree, const p
 /*
  * One line per GPU on @out: `ADDRESS VERDICT bind=ADDRESS,... reasons=REASON:ADDRESS,...`. The
  * verdict is `rentable` or the first reason; bind lists what binding it means, whatever the
- * verdict.
+ * verdict. What is no PCI function is named instead of addressed.
  */
 int gpu_explain(const struct pci_tree *tree, const struct gpu_list *list, FILE *out);
