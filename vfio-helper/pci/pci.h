@@ -57,10 +57,9 @@ struct pci_func {
 	uint32_t n_mdevs; /* mediated devices */
 	uint32_t resets;  /* mask of 1 << enum proto_reset */
 	uint32_t wide;    /* mask of the BARs that are 64-bit and prefetchable */
-	uint64_t bars[PCI_BARS];        /* bytes; 0: not there */
-	char driver[PCI_DRIVER_SIZE];   /* "" without one */
-	char override[PCI_DRIVER_SIZE]; /* driver_override, "" without one */
-	bool vfio;                      /* @driver is one of VFIO's: vfio-pci or a variant */
+	uint64_t bars[PCI_BARS];      /* bytes; 0: not there */
+	char driver[PCI_DRIVER_SIZE]; /* "" without one */
+	bool vfio;                    /* @driver is one of VFIO's: vfio-pci or a variant */
 	bool boot_vga;
 	bool display;  /* a connected connector of it is enabled, or it holds the console */
 	bool critical; /* a disk with a medium, or a configured network interface, is behind it */

@@ -88,14 +88,16 @@ static void read_resets(int dir_fd, struct pci_func *func)
 		func->resets = 1u << PROTO_RESET_DEVICE_SPECIFIC; /* before 5.15: no word for it */
 }
 
+/*
+ * Not driver_override: the kernel shows it under the device's lock, so that reading it of a device
+ * whose driver hangs never ends.
+ */
 static void read_driver(int dir_fd, struct pci_func *func)
 {
 	char text[SYSFS_TEXT_SIZE];
 
 	if (sysfs_link(dir_fd, "driver", text) >= 0)
 		proto_text_set(func->driver, sizeof(func->driver), sysfs_base(text));
-	if (sysfs_text(dir_fd, "driver_override", text) >= 0 && !STR_EQ(text, "(null)"))
-		proto_text_set(func->override, sizeof(func->override), text);
 	/* The kernel makes vfio-dev for whatever registers with VFIO (6.1 and newer); the drivers
 	 * of its own tree all say so in their names. */
 	func->vfio = func->driver[0] != '\0' &&
