@@ -28,13 +28,13 @@ int gpus_parse_address(const char *text, uint64_t *ret_address)
 	size_t len = strlen(text);
 	pci_addr address;
 
+	if (len > strlen("00000000:00:00.0"))
+		return -EINVAL;
 	/* "00000000:3B:00.0" is what nvidia-smi prints. */
 	while (len > strlen("0000:00:00.0") && *text == '0') {
 		text++;
 		len--;
 	}
-	if (len >= sizeof(lower))
-		return -EINVAL;
 	for (size_t i = 0; i <= len; i++)
 		lower[i] = (char)(text[i] >= 'A' && text[i] <= 'F' ? text[i] - 'A' + 'a' : text[i]);
 	if (pci_addr_parse(lower, &address) < 0 || address == 0)

@@ -270,7 +270,8 @@ static void agentd_done(struct agentd *a)
 		waiters_free(a);
 		relays_free(a);
 	}
-	peers_free(TAKE_PTR(a->peers));
+	peers_free(a->peers); /* callbacks of what was asked ask whether the peer is still there */
+	a->peers = NULL;
 	http_server_free(a->http);
 	while ((inst = TAILQ_FIRST(&a->instances))) {
 		TAILQ_REMOVE(&a->instances, inst, link);

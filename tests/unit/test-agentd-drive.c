@@ -9,6 +9,7 @@
 #include "agentd/view.h"
 #include "common/ipc.h"
 #include "common/server.h"
+#include "tests/unit/gpu-records.h"
 
 #include <fcntl.h>
 #include <setjmp.h>
@@ -36,7 +37,12 @@ struct world {
 	enum proto_status fail_status;
 	unsigned int fail_times;
 	unsigned int asked[0x400]; /* by the low bits of the number */
+	unsigned int total;        /* all requests */
+	unsigned int crash_at;     /* agentd dies before the answer to this one; 0: never */
 	uint32_t n_keys;
+	uint64_t leased[PROTO_MAX_GPUS];
+	uint32_t quarantined;       /* what GPU_RELEASE will say */
+	struct gpu_records records; /* what GPU_LIST says */
 	struct agentd a;
 };
 
@@ -68,7 +74,37 @@ static void guest_becomes(enum proto_guest_state state)
 	server_event(&w.vmmon, PROTO_AGENTD, OP_GUEST_STATE, &ev);
 }
 
-static int answer_helper(uint32_t op, const void *req, void *rep)
+static int answer_gpu_bind(const struct gpu_bind_req *req, struct gpu_bind_rep *rep)
+{
+	if (!STR_EQ(req->vm, w.vm) || w.state == PROTO_VM_ABSENT)
+		return PROTO_NOT_FOUND;
+	if (w.leased[0] != 0 && memcmp(w.leased, req->gpus, sizeof(w.leased)) != 0)
+		return PROTO_CONFLICT;
+	memcpy(w.leased, req->gpus, sizeof(w.leased));
+	rep->functions = 2 * (uint32_t)proto_gpus_count(w.leased);
+	return PROTO_OK;
+}
+
+static int answer_gpu_release(struct gpu_release_rep *rep)
+{
+	if (w.state == PROTO_VM_ABSENT || w.leased[0] == 0)
+		return PROTO_NOT_FOUND;
+	if (w.state == PROTO_VM_RUNNING)
+		return PROTO_BUSY;
+	rep->released = (uint32_t)proto_gpus_count(w.leased) - w.quarantined;
+	rep->quarantined = w.quarantined;
+	memset(w.leased, 0, sizeof(w.leased));
+	return PROTO_OK;
+}
+
+static int answer_gpu_list(struct gpu_list_rep *rep, struct fdlist *fds)
+{
+	*rep = (struct gpu_list_rep){w.records.n, (uint32_t)w.records.len};
+	(void)fdlist_add(fds, fd_memfd_sealed("gpus", w.records.bytes, w.records.len));
+	return PROTO_OK;
+}
+
+static int answer_helper(uint32_t op, const void *req, void *rep, struct fdlist *fds)
 {
 	struct helper_hello_rep *hello = rep;
 	struct vm_describe_rep *describe = rep;
@@ -98,10 +134,13 @@ static int answer_helper(uint32_t op, const void *req, void *rep)
 		describe->accel = w.state == PROTO_VM_RUNNING ? PROTO_ACCEL_TCG : 0;
 		describe->exit_kind = w.exit_kind;
 		describe->exit_code = w.exit_code;
+		describe->gpus = (uint32_t)proto_gpus_count(w.leased);
 		return PROTO_OK;
 	case OP_VM_START:
 		if (w.state != PROTO_VM_SEEDED)
 			return PROTO_ALREADY;
+		if (((const struct vm_start_req *)req)->gpus != proto_gpus_count(w.leased))
+			return PROTO_INVALID;
 		w.state = PROTO_VM_RUNNING;
 		w.exit_kind = PROTO_EXIT_NONE;
 		*start = (struct vm_start_rep){++w.generation, PROTO_ACCEL_TCG, 0};
@@ -110,8 +149,16 @@ static int answer_helper(uint32_t op, const void *req, void *rep)
 		vm_ends(PROTO_EXIT_SIGNAL, 9);
 		return PROTO_OK;
 	case OP_VM_FORGET:
+		if (w.leased[0] != 0)
+			return PROTO_CONFLICT;
 		w.state = PROTO_VM_ABSENT;
 		return PROTO_OK;
+	case OP_GPU_BIND:
+		return answer_gpu_bind(req, rep);
+	case OP_GPU_RELEASE:
+		return answer_gpu_release(rep);
+	case OP_GPU_LIST:
+		return answer_gpu_list(rep, fds);
 	default:
 		return PROTO_OK;
 	}
@@ -160,6 +207,8 @@ static int dispatch(void *ctx, struct peer *peer, const struct proto_op *op,
 	const struct server *s = *(struct server **)ctx;
 
 	++*asked(op->number);
+	if (++w.total == w.crash_at)
+		(void)event_base_loopbreak(w.base);
 	if (op->states == PROTO_ST_NEW)
 		peer->conn.state = PROTO_ST_READY;
 	if (op->number == OP_VM_SUBSCRIBE || op->number == OP_VMMON_HELLO)
@@ -169,7 +218,7 @@ static int dispatch(void *ctx, struct peer *peer, const struct proto_op *op,
 		fdlist_done(fds);
 		return (int)w.fail_status;
 	}
-	return s == &w.helper ? answer_helper(op->number, req, rep)
+	return s == &w.helper ? answer_helper(op->number, req, rep, fds)
 			      : answer_vmmon(op->number, rep, fds);
 }
 
@@ -298,7 +347,8 @@ static void agentd_down(void)
 {
 	struct instance *inst;
 
-	peers_free(TAKE_PTR(w.a.peers));
+	peers_free(w.a.peers);
+	w.a.peers = NULL;
 	while ((inst = TAILQ_FIRST(&w.a.instances))) {
 		TAILQ_REMOVE(&w.a.instances, inst, link);
 		instance_free(inst);
@@ -404,6 +454,16 @@ static int teardown(void **state)
 	event_base_free(w.base);
 	(void)snprintf(command, sizeof(command), "rm -rf %s", w.dir);
 	return system(command);
+}
+
+/* GPUs. */
+
+static void add_gpu_instance(void)
+{
+	add_instance();
+	only()->gpus[0] = 0x100;
+	only()->gpus[1] = 0x8100;
+	assert_int_equal(store_save(w.a.store_fd, only()), 0);
 }
 
 static void bring_up(void)
@@ -684,6 +744,199 @@ static void test_disk_is_lost(void **state)
 	assert_int_equal(*asked(OP_VM_PREPARE), 1);
 }
 
+static void test_gpu_life(void **state)
+{
+	(void)state;
+	add_gpu_instance();
+	until_doing("booting");
+	assert_int_equal(*asked(OP_GPU_BIND), 1);
+	assert_int_equal(*asked(OP_VM_START), 1);
+	assert_true(w.leased[0] == 0x100 && w.leased[1] == 0x8100);
+	guest_becomes(PROTO_GUEST_READY);
+	until("running");
+	/* The lease outlives the run. */
+	order(ACTION_STOP);
+	until("paused");
+	assert_int_equal(*asked(OP_GPU_RELEASE), 0);
+	order(ACTION_START);
+	until_doing("booting");
+	assert_int_equal(*asked(OP_GPU_BIND), 2);
+	guest_becomes(PROTO_GUEST_READY);
+	until("running");
+	only()->run.goal = GOAL_DELETE;
+	agentd_changed(&w.a, only());
+	until("");
+	assert_int_equal(*asked(OP_GPU_RELEASE), 1);
+	assert_int_equal(*asked(OP_VM_FORGET), 1);
+	assert_true(w.leased[0] == 0);
+	assert_int_equal(*asked(OP_GPU_LIST), 0); /* nothing went wrong */
+}
+
+static void test_gpu_refusal_is_final_and_says_why(void **state)
+{
+	(void)state;
+	records_card(&w.records, 0x100, 1, 0, PROTO_GPU_RENTABLE, NULL);
+	records_card(&w.records, 0x8100, 2, 0, PROTO_GPU_NOT_VIABLE, NULL);
+	records_reason(&w.records, 0x8100, 0x8200, PROTO_GPU_NOT_VIABLE, "e1000e");
+	w.fail_op = OP_GPU_BIND;
+	w.fail_status = PROTO_DENIED;
+	w.fail_times = 1;
+	add_gpu_instance();
+	until("error");
+	assert_string_equal(only()->run.error,
+			    "taking the GPUs from the host failed: 0000:81:00.0: not_viable "
+			    "(0000:82:00.0: e1000e)");
+	settle(400);
+	assert_int_equal(*asked(OP_GPU_BIND), 1);
+	assert_int_equal(*asked(OP_VM_START), 0);
+	order(ACTION_START); /* the operator has taken the card out */
+	until_doing("booting");
+	assert_int_equal(*asked(OP_GPU_BIND), 2);
+}
+
+/* The list cannot be had either: the failure itself is said. */
+static void test_gpu_refusal_without_reasons(void **state)
+{
+	(void)state;
+	w.fail_op = OP_GPU_BIND;
+	w.fail_status = PROTO_FAILED;
+	w.fail_times = 1;
+	w.records.n = 3; /* a lie: the list is refused */
+	add_gpu_instance();
+	until("error");
+	assert_non_null(strstr(only()->run.error, proto_status_text(PROTO_FAILED)));
+}
+
+static void test_busy_gpu_is_waited_for(void **state)
+{
+	(void)state;
+	records_card(&w.records, 0x100, 1, 0, PROTO_GPU_BUSY, NULL);
+	records_reason(&w.records, 0x100, 0x100, PROTO_GPU_BUSY, "");
+	records_holder(&w.records, 0x100, 7, "nvidia-smi", "/dev/nvidia0", "");
+	records_card(&w.records, 0x8100, 2, 0, PROTO_GPU_RENTABLE, NULL);
+	w.fail_op = OP_GPU_BIND;
+	w.fail_status = PROTO_BUSY;
+	w.fail_times = 2;
+	add_gpu_instance();
+	for (int i = 0; i < 100 && only()->trouble[0] == '\0'; i++)
+		settle(10);
+	assert_string_equal(only()->trouble,
+			    "0000:01:00.0: busy (process 7 nvidia-smi has /dev/nvidia0 open)");
+	assert_string_equal(only()->status, "pending");
+	until_doing("booting");
+	assert_int_equal(*asked(OP_GPU_BIND), 3);
+	assert_int_equal(only()->seen.bind_deadline_ms, 0);
+}
+
+static void test_busy_gpu_is_not_waited_for_forever(void **state)
+{
+	(void)state;
+	records_card(&w.records, 0x100, 1, 0, PROTO_GPU_BUSY, NULL);
+	records_reason(&w.records, 0x100, 0x100, PROTO_GPU_BUSY, "");
+	records_holder(&w.records, 0x100, 7, "nvidia-smi", "/dev/nvidia0", "");
+	records_card(&w.records, 0x8100, 2, 0, PROTO_GPU_RENTABLE, NULL);
+	w.fail_op = OP_GPU_BIND;
+	w.fail_status = PROTO_BUSY;
+	w.fail_times = 1000;
+	add_gpu_instance();
+	for (int i = 0; i < 100 && only()->seen.bind_deadline_ms == 0; i++)
+		settle(10);
+	assert_true(only()->seen.bind_deadline_ms > rpc_now_ms() + 50000);
+	only()->seen.bind_deadline_ms = rpc_now_ms() + 100;
+	only()->retry_ms = 0;
+	until("error");
+	assert_non_null(strstr(only()->run.error, "process 7 nvidia-smi has /dev/nvidia0 open"));
+	assert_non_null(strstr(only()->run.error, "given up"));
+	assert_int_equal(*asked(OP_VM_START), 0);
+}
+
+static void test_gpu_release_is_repeated_until_it_is_done(void **state)
+{
+	(void)state;
+	add_gpu_instance();
+	until_doing("booting");
+	w.quarantined = 1;
+	w.fail_op = OP_GPU_RELEASE;
+	w.fail_status = PROTO_FAILED;
+	w.fail_times = 2;
+	only()->run.goal = GOAL_DELETE;
+	agentd_changed(&w.a, only());
+	until("");
+	assert_int_equal(*asked(OP_GPU_RELEASE), 3);
+	assert_int_equal(*asked(OP_VM_FORGET), 1);
+}
+
+/* A record that cannot be read may have had GPUs: the helper says so. */
+static void test_gpu_release_without_record(void **state)
+{
+	(void)state;
+	add_gpu_instance();
+	until_doing("booting");
+	memset(only()->gpus, 0, sizeof(only()->gpus));
+	only()->run.goal = GOAL_DELETE;
+	agentd_changed(&w.a, only());
+	until("");
+	assert_int_equal(*asked(OP_GPU_RELEASE), 1);
+	assert_true(w.leased[0] == 0);
+}
+
+/* Runs the loop until @done, with agentd dying once, before it sees the answer it waits for. */
+static void survive(bool (*done)(void))
+{
+	uint64_t end_ms = rpc_now_ms() + 5000;
+
+	while (!done()) {
+		if (rpc_now_ms() > end_ms)
+			fail_msg("stuck after a crash at request %u: %s", w.crash_at,
+				 only() ? only()->doing : "gone");
+		settle(10);
+		if (w.crash_at == 0 || w.total < w.crash_at)
+			continue;
+		w.crash_at = 0;
+		agentd_down();
+		agentd_up();
+	}
+}
+
+static bool is_running(void)
+{
+	if (w.guest == PROTO_GUEST_BOOTING)
+		guest_becomes(PROTO_GUEST_READY);
+	return STR_EQ(only()->status, "running") && only()->seen.watched;
+}
+
+static bool is_gone(void)
+{
+	return !only();
+}
+
+/* agentd dies at every request of a life, one life after the other. */
+static void test_gpu_life_survives_every_crash(void **state)
+{
+	unsigned int crash_at = 1, crashes = 0;
+
+	(void)state;
+	for (bool crashed = true; crashed; crash_at++) {
+		w.total = 0;
+		w.crash_at = crash_at;
+		w.state = PROTO_VM_ABSENT;
+		w.guest = PROTO_GUEST_UNWATCHED;
+		add_gpu_instance();
+		survive(is_running);
+		assert_true(w.leased[0] == 0x100 && w.leased[1] == 0x8100);
+		only()->run.goal = GOAL_DELETE;
+		assert_int_equal(store_save(w.a.store_fd, only()), 0);
+		agentd_changed(&w.a, only());
+		survive(is_gone);
+		assert_true(w.leased[0] == 0);
+		assert_int_equal(w.state, PROTO_VM_ABSENT);
+		crashed = w.crash_at == 0;
+		crashes += crashed;
+		w.crash_at = 0;
+	}
+	assert_true(crashes >= 12);
+}
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -704,6 +957,14 @@ int main(void)
 		CASE(test_host_reboot),
 		CASE(test_late_guest),
 		CASE(test_disk_is_lost),
+		CASE(test_gpu_life),
+		CASE(test_gpu_refusal_is_final_and_says_why),
+		CASE(test_gpu_refusal_without_reasons),
+		CASE(test_busy_gpu_is_waited_for),
+		CASE(test_busy_gpu_is_not_waited_for_forever),
+		CASE(test_gpu_release_is_repeated_until_it_is_done),
+		CASE(test_gpu_release_without_record),
+		CASE(test_gpu_life_survives_every_crash),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -232,6 +232,16 @@ static void test_routes(void **state)
 		{HTTP_GET, "/v1/instances/0123456789abcdef0", -ENOENT, NULL, ""},
 		{HTTP_GET, "/v1/instances/0123456789abcdef/nothing", -ENOENT, NULL, ""},
 		{HTTP_GET, "/v1/instances/", -ENOENT, NULL, ""},
+		{HTTP_GET, "/v1/gpus", 0, "", ""},
+		{HTTP_POST, "/v1/gpus", -EOPNOTSUPP, NULL, "GET"},
+		{HTTP_POST, "/v1/gpus/recover", 0, "", ""},
+		{HTTP_GET, "/v1/gpus/recover", -EOPNOTSUPP, NULL, "POST"},
+		{HTTP_POST, "/v1/gpus/0000:01:00.0/recover", 0, "", ""},
+		{HTTP_POST, "/v1/gpus/10000:3B:1f.7/recover", 0, "", ""},
+		{HTTP_POST, "/v1/gpus/0000:01:20.0/recover", -ENOENT, NULL, ""},
+		{HTTP_POST, "/v1/gpus/0000:01:00.0x/recover", -ENOENT, NULL, ""},
+		{HTTP_POST, "/v1/gpus/0000:01:00.0/recover/", -ENOENT, NULL, ""},
+		{HTTP_POST, "/v1/gpus//recover", -ENOENT, NULL, ""},
 	};
 
 	(void)state;
@@ -259,7 +269,14 @@ static void test_route_table(void **state)
 			assert_true(routes[i].changes);
 		assert_true((routes[i].target == ROUTE_ID) ==
 			    (strstr(routes[i].path, "{id}") != NULL));
+		/* What is in the host is shown to nobody but its operators. */
+		assert_true(routes[i].operator==(
+			strncmp(routes[i].path, "/v1/gpus", strlen("/v1/gpus")) == 0));
 	}
+	assert_int_equal(route_address("/v1/gpus/0000:01:00.0/recover"), 0x100);
+	assert_int_equal(route_address("/v1/gpus/10000:ff:1f.7/recover"), 0x10000ffff);
+	assert_int_equal(route_address("/v1/gpus/recover"), 0);
+	assert_int_equal(route_address("/v1/host"), 0);
 }
 
 /* Orders. */

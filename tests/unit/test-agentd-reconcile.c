@@ -279,12 +279,51 @@ static void test_delete(void **state)
 	expect(&t, STEP_ERASE, NEVER);
 }
 
+/* GPUs are leased last before a start, and given back before the disk goes. */
+static void test_gpus(void **state)
+{
+	struct setup t;
+
+	(void)state;
+	stopped(&t);
+	t.s.has_gpus = true;
+	t.run.host_key[0] = '\0';
+	expect(&t, STEP_ENROL, NEVER);
+	(void)strcpy(t.run.host_key, "ssh-ed25519 AAAA");
+	expect(&t, STEP_BIND, NEVER);
+	t.seen.leased = true; /* by an earlier start: the set may have been another */
+	expect(&t, STEP_BIND, NEVER);
+	t.seen.bound = true;
+	expect(&t, STEP_START, NEVER);
+	t.run.goal = GOAL_STOP; /* the lease stays */
+	expect(&t, STEP_NONE, NEVER);
+	t.run.goal = GOAL_DELETE;
+	expect(&t, STEP_RELEASE, NEVER);
+	t.seen.released = true;
+	expect(&t, STEP_FORGET, NEVER);
+	t.seen.released = false;
+	t.seen.vm = PROTO_VM_ABSENT; /* whatever has become of the directory */
+	expect(&t, STEP_RELEASE, NEVER);
+	t.s.has_gpus = false; /* a record that could not be read, of a VM with a lease */
+	expect(&t, STEP_RELEASE, NEVER);
+	t.seen.leased = false;
+	expect(&t, STEP_DISCARD, NEVER);
+	/* While the VM runs nothing is taken or given. */
+	healthy(&t);
+	t.s.has_gpus = true;
+	expect(&t, STEP_NONE, NEVER);
+	t.run.goal = GOAL_DELETE;
+	t.seen.stop_deadline_ms = NOW;
+	expect(&t, STEP_KILL, NEVER);
+}
+
 /* The walk. */
 
 static bool acts_on_helper(enum step step)
 {
 	return step == STEP_DESCRIBE || step == STEP_PREPARE || step == STEP_START ||
-	       step == STEP_KILL || step == STEP_FORGET;
+	       step == STEP_KILL || step == STEP_FORGET || step == STEP_BIND ||
+	       step == STEP_RELEASE;
 }
 
 static bool acts_on_vmmon(enum step step)
@@ -309,7 +348,8 @@ static void check_invariants(const struct setup *t, struct decision d)
 	/* Nothing is decided from what is not known. */
 	if (t->s.helper_up && !seen->described)
 		assert_int_equal(d.step, STEP_DESCRIBE);
-	if (d.step == STEP_START || d.step == STEP_PREPARE || d.step == STEP_ENROL) {
+	if (d.step == STEP_START || d.step == STEP_PREPARE || d.step == STEP_ENROL ||
+	    d.step == STEP_BIND) {
 		assert_false(alive);
 		assert_int_equal(run->goal, GOAL_RUN);
 		assert_int_not_equal(run->fault, FAULT_FINAL);
@@ -319,7 +359,8 @@ static void check_invariants(const struct setup *t, struct decision d)
 		assert_true(reconcile_wants_stop(run));
 	}
 	/* Disks are removed, and records forgotten, for deletion only. */
-	if (d.step == STEP_FORGET || d.step == STEP_DISCARD || d.step == STEP_ERASE) {
+	if (d.step == STEP_FORGET || d.step == STEP_DISCARD || d.step == STEP_ERASE ||
+	    d.step == STEP_RELEASE) {
 		assert_int_equal(run->goal, GOAL_DELETE);
 		assert_false(alive);
 	}
@@ -327,6 +368,11 @@ static void check_invariants(const struct setup *t, struct decision d)
 		assert_true(seen->vm == PROTO_VM_ABSENT && seen->discarded);
 	if (d.step == STEP_PREPARE)
 		assert_false(run->prepared);
+	/* No start without its GPUs, and no end that leaves some behind. */
+	if (d.step == STEP_START)
+		assert_true(!t->s.has_gpus || seen->bound);
+	if (d.step == STEP_FORGET || d.step == STEP_ERASE)
+		assert_true((!t->s.has_gpus && !seen->leased) || seen->released);
 	if (d.wake_ms != NEVER)
 		assert_true(d.wake_ms > t->s.now_ms || d.step == STEP_WATCH ||
 			    d.step == STEP_POWERDOWN);
@@ -338,7 +384,7 @@ static void test_walk(void **state)
 	unsigned long n = 0;
 
 	(void)state;
-	for (unsigned int bits = 0; bits < 1u << 15; bits++)
+	for (unsigned int bits = 0; bits < 1u << 18; bits++)
 		for (int goal = GOAL_RUN; goal <= GOAL_DELETE; goal++)
 			for (int vm = 0; vm <= PROTO_VM_MAX; vm++)
 				for (int fault = 0; fault <= FAULT_FINAL; fault++) {
@@ -365,6 +411,9 @@ static void test_walk(void **state)
 						bits & 8192 ? PROTO_EXIT_CODE : PROTO_EXIT_NONE;
 					if (bits & 16384)
 						t.s.now_ms = NOW + 5000; /* all deadlines */
+					t.s.has_gpus = bits & 1 << 15;
+					t.seen.bound = t.seen.leased = bits & 1 << 16;
+					t.seen.released = bits & 1 << 17;
 					check_invariants(&t, reconcile(&t.s));
 					n++;
 				}
@@ -467,12 +516,19 @@ static void test_texts(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_way_up),          cmocka_unit_test(test_keys),
-		cmocka_unit_test(test_boot_timeout),    cmocka_unit_test(test_stop),
-		cmocka_unit_test(test_ended),           cmocka_unit_test(test_faults_and_losses),
-		cmocka_unit_test(test_delete),          cmocka_unit_test(test_walk),
-		cmocka_unit_test(test_end_as_ordered),  cmocka_unit_test(test_end_by_guest),
-		cmocka_unit_test(test_end_by_accident), cmocka_unit_test(test_end_by_host_reboot),
+		cmocka_unit_test(test_way_up),
+		cmocka_unit_test(test_keys),
+		cmocka_unit_test(test_boot_timeout),
+		cmocka_unit_test(test_stop),
+		cmocka_unit_test(test_ended),
+		cmocka_unit_test(test_faults_and_losses),
+		cmocka_unit_test(test_delete),
+		cmocka_unit_test(test_gpus),
+		cmocka_unit_test(test_walk),
+		cmocka_unit_test(test_end_as_ordered),
+		cmocka_unit_test(test_end_by_guest),
+		cmocka_unit_test(test_end_by_accident),
+		cmocka_unit_test(test_end_by_host_reboot),
 		cmocka_unit_test(test_texts),
 	};
 

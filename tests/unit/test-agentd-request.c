@@ -252,7 +252,7 @@ static void test_bad_requests_name_the_field(void **state)
 		 "env_variables.QUDATA_CPU_CORES"},
 		{"{\"env_variables\":{\"QUDATA_MEMORY_GB\":\"0\"}}",
 		 "env_variables.QUDATA_MEMORY_GB"},
-		{"{\"env_variables\":{\"QUDATA_GPU_COUNT\":65}}", "env_variables.QUDATA_GPU_COUNT"},
+		{"{\"env_variables\":{\"QUDATA_GPU_COUNT\":17}}", "env_variables.QUDATA_GPU_COUNT"},
 		{"{\"image\":7}", "image"},
 		{"{\"image\":\"../../etc\"}", "image"},
 		{"{\"image\":\"a b\"}", "image"},
@@ -268,6 +268,27 @@ static void test_bad_requests_name_the_field(void **state)
 		{"{\"gpu_addr\":\"01:00.0;rm\"}", "gpu_addr"},
 		{"{\"gpu_addr\":\"01:00.0\"}", "gpu_addr"},
 		{"{\"gpu_addr\":1}", "gpu_addr"},
+		{"{\"gpu_addr\":{}}", "gpu_addr"},
+		{"{\"gpu_addr\":[1]}", "gpu_addr"},
+		{"{\"gpu_addr\":\"0000:01:00.0,\"}", "gpu_addr"},
+		{"{\"gpu_addr\":\"0000:01:00.0, 0000:02:00.0\"}", "gpu_addr"},
+		{"{\"gpu_addr\":\"0000:00:00.0\"}", "gpu_addr"},
+		{"{\"gpu_addr\":\"0000:01:20.0\"}", "gpu_addr"},
+		{"{\"gpu_addr\":\"0000:01:00.8\"}", "gpu_addr"},
+		{"{\"gpu_addr\":\"00000000000000000:01:00.0\"}", "gpu_addr"},
+		{"{\"gpu_addr\":\"123456789:01:00.0\"}", "gpu_addr"},
+		{"{\"gpu_addr\":[\"0000:01:00.0\",\"00000000:01:00.0\"]}", "twice"},
+		{"{\"gpu_addr\":\"0000:01:00.0\",\"gpus\":\"0000:02:00.0\"}", "gpus"},
+		{"{\"gpu_addr\":\"0000:01:00.0\",\"gpu_count\":2}", "gpu_count"},
+		{"{\"gpu_addr\":\"0000:01:00.0\",\"gpu_count\":0}", "gpu_count"},
+		{"{\"gpus\":1,\"gpu_count\":2}", "gpu_count"},
+		{"{\"gpus\":17}", "gpus"},
+		{"{\"gpus\":-1}", "gpus"},
+		{"{\"gpus\":1.5}", "gpus"},
+		{"{\"gpus\":true}", "gpus"},
+		{"{\"gpus\":\"all\"}", "gpus"},
+		{"{\"gpu_count\":\"one\"}", "gpu_count"},
+		{"{\"gpu_count\":[]}", "gpu_count"},
 		{"{\"name\":\"a b\"}", "name"},
 		{"{\"name\":\"-a\"}", "name"},
 		{"{\"tunnel_token\":[]}", "tunnel_token"},
@@ -285,6 +306,53 @@ static void test_bad_requests_name_the_field(void **state)
 			fail_msg("%s does not name %s: %s", cases[i].body, cases[i].field,
 				 why.text);
 		assert_null(req.tenant);
+	}
+}
+
+/* A number, or which ones, in every form that a client may use. */
+static void test_gpus(void **state)
+{
+	static const struct {
+		const char *body;
+		uint32_t n;
+		uint64_t first, second;
+		const char *field;
+	} cases[] = {
+		{"{\"gpu_count\":2}", 2, 0, 0, "gpu_count"},
+		{"{\"gpu_count\":\"2\"}", 2, 0, 0, "gpu_count"},
+		{"{\"gpus\":16}", 16, 0, 0, "gpus"},
+		{"{\"gpus\":\"3\",\"gpu_count\":3}", 3, 0, 0, "gpu_count"},
+		{"{\"gpus\":0}", 0, 0, 0, NULL},
+		{"{\"gpus\":[]}", 0, 0, 0, NULL},
+		{"{\"gpus\":null,\"gpu_addr\":\"\"}", 0, 0, 0, NULL},
+		{"{\"gpus\":0,\"env_variables\":{\"QUDATA_GPU_COUNT\":2}}", 0, 0, 0, NULL},
+		{"{\"gpus\":1,\"env_variables\":{\"QUDATA_GPU_COUNT\":2}}", 1, 0, 0, "gpus"},
+		{"{\"env_variables\":{\"QUDATA_GPU_COUNT\":\"2\"}}", 2, 0, 0,
+		 "env_variables.QUDATA_GPU_COUNT"},
+		{"{\"gpu_addr\":\"0000:01:00.0\"}", 1, 0x100, 0, "gpu_addr"},
+		{"{\"gpu_addr\":\"0000:81:00.0,0000:01:00.0\"}", 2, 0x100, 0x8100, "gpu_addr"},
+		{"{\"gpu_addr\":[\"0000:01:00.0\"],\"gpu_count\":1}", 1, 0x100, 0, "gpu_addr"},
+		{"{\"gpus\":[\"00000000:3B:00.0\",\"10000:01:00.1\"]}", 2, 0x3b00, 0x100000101,
+		 "gpus"},
+		{"{\"gpus\":\"0000:01:00.0\",\"gpu_addr\":[\"0000:01:00.0\"]}", 1, 0x100, 0,
+		 "gpus"},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		struct create_request req;
+		struct err why;
+
+		if (parse(cases[i].body, &req, &why) != 0)
+			fail_msg("%s: %s", cases[i].body, why.text);
+		assert_int_equal(req.gpus, cases[i].n);
+		assert_true(req.gpu_addresses[0] == cases[i].first);
+		assert_true(req.gpu_addresses[1] == cases[i].second);
+		if (cases[i].field)
+			assert_string_equal(req.gpu_field, cases[i].field);
+		else
+			assert_null(req.gpu_field);
+		create_request_done(&req);
 	}
 }
 
@@ -408,6 +476,7 @@ int main(void)
 		cmocka_unit_test(test_port_dialects),
 		cmocka_unit_test(test_image_rules),
 		cmocka_unit_test(test_bad_requests_name_the_field),
+		cmocka_unit_test(test_gpus),
 		cmocka_unit_test(test_long_texts),
 		cmocka_unit_test(test_sizes),
 		cmocka_unit_test(test_actions),

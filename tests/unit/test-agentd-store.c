@@ -53,6 +53,8 @@ static struct instance *sample(void)
 	inst->bare = true;
 	inst->ports[0] = (struct proto_port){.host = 10001, .guest = 22};
 	inst->ports[1] = (struct proto_port){.host = 20000, .guest = 8080};
+	inst->gpus[0] = 0x100;
+	inst->gpus[1] = 0x1000081ff;
 	inst->tenant = json_pack("{s:s}", "password", "p4ss");
 	inst->run = (struct run){
 		.goal = GOAL_STOP,
@@ -117,6 +119,7 @@ static void test_round_trip(void **state)
 	assert_int_equal(back->created_s, inst->created_s);
 	assert_true(back->bare);
 	assert_memory_equal(back->ports, inst->ports, sizeof(inst->ports));
+	assert_memory_equal(back->gpus, inst->gpus, sizeof(inst->gpus));
 	assert_true(json_equal(back->tenant, inst->tenant));
 	assert_int_equal(back->n_keys, 1);
 	assert_string_equal(back->keys[0], KEY " me");
