@@ -56,6 +56,9 @@ static bool is_harmless_bridge(const struct pci_func *func)
 /* More buses than that cannot be below each other; in a made-up tree parents may go round. */
 #define DEPTH_MAX 256
 
+#define VENDOR_ATI 0x1002
+#define VENDOR_AMD 0x1022
+
 /* Is @func behind @bridge, however far? */
 static bool is_behind(const struct pci_tree *tree, const struct pci_func *func, uint32_t bridge)
 {
@@ -76,17 +79,24 @@ static uint32_t parent_bridge(const struct pci_tree *tree, uint32_t func)
 	return parent;
 }
 
+/* Chips of one maker? AMD's have either of two numbers. */
+static bool same_maker(const struct pci_func *a, const struct pci_func *b)
+{
+	return a->vendor == b->vendor || (a->vendor == VENDOR_ATI && b->vendor == VENDOR_AMD);
+}
+
 /*
  * The upstream port of the switch whose downstream port the GPU is plugged into: all that hangs
  * right on it are bridges, several of them (one alone would lead to nothing but the GPU's own bus).
  * It is the card's own if behind it nothing lives but this GPU and functions that companions may
- * be. PCI_NO_INDEX: there is none, or it is the board's.
+ * be; and if the GPU's maker has made it, for a box on a cable has a switch and a USB controller,
+ * too. PCI_NO_INDEX: there is none, or it is the board's.
  */
 static uint32_t own_switch(const struct pci_tree *tree, uint32_t gpu)
 {
 	uint32_t port = parent_bridge(tree, parent_bridge(tree, gpu)), n_ports = 0;
 
-	if (port == PCI_NO_INDEX)
+	if (port == PCI_NO_INDEX || !same_maker(&tree->funcs[gpu], &tree->funcs[port]))
 		return PCI_NO_INDEX;
 	for (uint32_t i = 0; i < tree->n_funcs; i++) {
 		const struct pci_func *f = &tree->funcs[i];
@@ -113,31 +123,63 @@ static bool spoils_slot(const struct pci_func *func, const struct gpu_policy *po
 	       !card_is_gpu(func, policy);
 }
 
-void card_functions(const struct pci_tree *tree, const struct gpu_policy *policy, uint32_t gpu,
-		    uint8_t *roles)
+/* Does something else live in the slot of the GPU? Never asked of a virtual one, which has none. */
+static bool slot_is_hosts(const struct card_map *map, uint32_t gpu)
 {
-	uint32_t port = own_switch(tree, gpu);
-	bool spoilt = false;
+	for (uint32_t i = 0; i < map->tree->n_funcs; i++)
+		if (same_slot(map->tree, i, gpu) && spoils_slot(&map->tree->funcs[i], map->policy))
+			return true;
+	return false;
+}
 
-	roles[gpu] = PROTO_ROLE_GPU;
-	if (is_virtual(&tree->funcs[gpu]))
+/* Gives GPU @gpu its companions. Of two GPUs in one slot the first has them all, and the second. */
+static void claim(struct card_map *map, uint32_t gpu)
+{
+	const struct pci_tree *tree = map->tree;
+	uint32_t port;
+
+	if (map->gpu_of[gpu] == PCI_NO_INDEX)
+		map->gpu_of[gpu] = gpu;
+	if (is_virtual(&tree->funcs[gpu]) || map->gpu_of[gpu] != gpu || slot_is_hosts(map, gpu))
 		return;
+	port = own_switch(tree, gpu);
 	for (uint32_t i = 0; i < tree->n_funcs; i++) {
-		if (!same_slot(tree, i, gpu) || !spoils_slot(&tree->funcs[i], policy))
-			continue;
-		roles[i] = PROTO_ROLE_FOREIGN;
-		spoilt = true;
-	}
-	for (uint32_t i = 0; i < tree->n_funcs && !spoilt; i++) {
 		const struct pci_func *f = &tree->funcs[i];
-		bool ours = same_slot(tree, i, gpu) ||
-			    (port != PCI_NO_INDEX && is_behind(tree, f, port));
+		bool beside = same_slot(tree, i, gpu);
+		bool behind = port != PCI_NO_INDEX && is_behind(tree, f, port);
 
-		if (ours && is_companion_class(f))
-			roles[i] = PROTO_ROLE_COMPANION;
-		else if (same_slot(tree, i, gpu) && !is_virtual(f) && card_is_gpu(f, policy))
-			roles[i] = PROTO_ROLE_GPU;
+		if (((beside || behind) && is_companion_class(f)) ||
+		    (beside && !is_virtual(f) && card_is_gpu(f, map->policy)))
+			map->gpu_of[i] = gpu;
 	}
+}
+
+int card_map_make(const struct pci_tree *tree, const struct gpu_policy *policy,
+		  const struct gpu_state *state, struct card_map *ret_map)
+{
+	/* At least one, for an empty tree is none that failed. */
+	uint32_t *gpu_of = calloc(tree->n_funcs + 1, sizeof(*gpu_of));
+	uint8_t *roles = calloc(tree->n_funcs + 1, sizeof(*roles));
+
+	*ret_map = (struct card_map){
+		.tree = tree, .policy = policy, .state = state, .gpu_of = gpu_of, .roles = roles};
+	if (!gpu_of || !roles) {
+		card_map_done(ret_map);
+		return -ENOMEM;
+	}
+	for (uint32_t i = 0; i < tree->n_funcs; i++)
+		gpu_of[i] = PCI_NO_INDEX;
+	for (uint32_t i = 0; i < tree->n_funcs; i++)
+		if (card_is_gpu(&tree->funcs[i], policy))
+			claim(ret_map, i);
+	return 0;
+}
+
+void card_map_done(struct card_map *map)
+{
+	free(map->gpu_of);
+	free(map->roles);
+	*map = (struct card_map){0};
 }
 
 const struct gpu_lease_ref *gpu_lease_of(const struct gpu_state *state, pci_addr address)
@@ -148,51 +190,73 @@ const struct gpu_lease_ref *gpu_lease_of(const struct gpu_state *state, pci_addr
 	return NULL;
 }
 
-static enum proto_gpu_role role_in_group(const struct pci_func *func,
-					 const struct gpu_policy *policy,
-					 const struct gpu_state *state)
+/* Of a member of a group that is of no card. */
+static enum proto_gpu_role role_in_group(const struct card_map *map, const struct pci_func *func)
 {
-	bool free = func->driver[0] == '\0' ||
-		    (func->vfio && gpu_lease_of(state, func->address)); /* bound along before */
+	bool unused = func->driver[0] == '\0' ||
+		      (func->vfio && gpu_lease_of(map->state, func->address)); /* bound along */
 
-	if (card_is_gpu(func, policy))
-		return PROTO_ROLE_GPU;
 	if (is_harmless_bridge(func))
 		return PROTO_ROLE_BRIDGE;
-	if (!is_bridge(func) && free && !func->critical &&
-	    gpu_policy_has(policy->along, policy->n_along, func->address))
+	/* Bridges stay, and switches of NVLinks have rules of their own. */
+	if (unused && !func->critical && !is_bridge(func) &&
+	    func->class_code >> 8 != PCI_CLASS_BRIDGE_OTHER &&
+	    gpu_policy_has(map->policy->along, map->policy->n_along, func->address))
 		return PROTO_ROLE_ALONG;
 	return PROTO_ROLE_FOREIGN;
 }
 
-/* Gives the members of @member's group their roles. Returns whether one of them is new. */
-static bool add_group(const struct pci_tree *tree, const struct gpu_policy *policy,
-		      const struct gpu_state *state, uint32_t member, uint8_t *roles)
+/* Gives the functions of @gpu's card their roles, and what spoils its slot. */
+static void add_card(struct card_map *map, uint32_t gpu)
 {
-	uint32_t group = tree->funcs[member].group;
+	const struct pci_tree *tree = map->tree;
+
+	for (uint32_t i = 0; i < tree->n_funcs; i++) {
+		const struct pci_func *f = &tree->funcs[i];
+
+		if (map->gpu_of[i] != gpu) {
+			if (!is_virtual(&tree->funcs[gpu]) && same_slot(tree, i, gpu) &&
+			    spoils_slot(f, map->policy))
+				map->roles[i] = PROTO_ROLE_FOREIGN;
+		} else if (card_is_gpu(f, map->policy)) {
+			map->roles[i] = PROTO_ROLE_GPU;
+		} else {
+			map->roles[i] = f->critical ? PROTO_ROLE_FOREIGN : PROTO_ROLE_COMPANION;
+		}
+	}
+}
+
+/* Gives the members of @member's group their roles. Returns whether one of them is new. */
+static bool add_group(struct card_map *map, uint32_t member)
+{
+	uint32_t group = map->tree->funcs[member].group;
 	bool grown = false;
 
-	for (uint32_t i = 0; i < tree->n_funcs && group != PROTO_NO_GROUP; i++) {
-		if (tree->funcs[i].group != group || roles[i] != CARD_NO_PART)
+	for (uint32_t i = 0; i < map->tree->n_funcs && group != PROTO_NO_GROUP; i++) {
+		const struct pci_func *f = &map->tree->funcs[i];
+
+		if (f->group != group || map->roles[i] != CARD_NO_PART)
 			continue;
-		roles[i] = (uint8_t)role_in_group(&tree->funcs[i], policy, state);
-		if (roles[i] == PROTO_ROLE_GPU)
-			card_functions(tree, policy, i, roles);
+		if (map->gpu_of[i] != PCI_NO_INDEX)
+			add_card(map, map->gpu_of[i]);
+		else
+			map->roles[i] = (uint8_t)role_in_group(map, f);
 		grown = true;
 	}
 	return grown;
 }
 
-void card_closure(const struct pci_tree *tree, const struct gpu_policy *policy,
-		  const struct gpu_state *state, uint32_t gpu, uint8_t *roles)
+void card_closure(struct card_map *map, uint32_t gpu)
 {
 	bool grown = true;
 
-	card_functions(tree, policy, gpu, roles);
+	memset(map->roles, CARD_NO_PART, map->tree->n_funcs);
+	add_card(map, map->gpu_of[gpu]);
 	while (grown) {
 		grown = false;
-		for (uint32_t i = 0; i < tree->n_funcs; i++)
-			if (roles[i] == PROTO_ROLE_GPU || roles[i] == PROTO_ROLE_COMPANION)
-				grown |= add_group(tree, policy, state, i, roles);
+		for (uint32_t i = 0; i < map->tree->n_funcs; i++)
+			if (map->roles[i] == PROTO_ROLE_GPU ||
+			    map->roles[i] == PROTO_ROLE_COMPANION)
+				grown |= add_group(map, i);
 	}
 }

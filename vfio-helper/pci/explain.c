@@ -11,7 +11,7 @@ static void put_whom(const struct gpu_reason *reason, FILE *out)
 {
 	char text[PCI_TEXT_SIZE];
 
-	if (reason->address != 0) {
+	if (!reason->stranger) {
 		pci_addr_text(reason->address, text);
 		(void)fputs(text, out);
 		return;
@@ -29,7 +29,7 @@ static bool said_before(const struct gpu *gpu, uint32_t index)
 		const struct gpu_reason *b = &gpu->reasons[i];
 
 		if (a->reason == b->reason && a->address == b->address &&
-		    (a->address != 0 || STR_EQ(a->what, b->what)))
+		    a->stranger == b->stranger && (!a->stranger || STR_EQ(a->what, b->what)))
 			return true;
 	}
 	return false;

@@ -13,21 +13,23 @@ struct court {
 	const struct pci_tree *tree;
 	const struct gpu_policy *policy;
 	const struct gpu_state *state;
-	uint8_t *scratch; /* owned: roles of one card */
-	struct gpu *gpu;  /* borrowed: the one that is judged */
+	struct card_map map; /* owned */
+	struct gpu *gpu;     /* borrowed: the one that is judged */
 	int error;
 };
 
 static void court_done(struct court *court)
 {
-	free(court->scratch);
+	card_map_done(&court->map);
 }
 
+/* @func NULL: a stranger is the reason, and the text its name. */
 static void _printf_(4, 5) against(struct court *c, enum proto_gpu_reason reason,
 				   const struct pci_func *func, const char *format, ...)
 {
 	struct gpu *gpu = c->gpu;
 	struct gpu_reason *grown = reallocarray(gpu->reasons, gpu->n_reasons + 1, sizeof(*grown));
+	size_t used = 0;
 	va_list ap;
 
 	if (!grown) {
@@ -36,9 +38,13 @@ static void _printf_(4, 5) against(struct court *c, enum proto_gpu_reason reason
 	}
 	gpu->reasons = grown;
 	grown += gpu->n_reasons++;
-	*grown = (struct gpu_reason){.reason = reason, .address = func ? func->address : 0};
+	*grown = (struct gpu_reason){
+		.reason = reason, .address = func ? func->address : 0, .stranger = !func};
+	/* In the protocol the number 0 is no function, but the first host bridge has it. */
+	if (func && func->address == 0)
+		used = (size_t)snprintf(grown->what, sizeof(grown->what), "0000:00:00.0: ");
 	va_start(ap, format);
-	(void)vsnprintf(grown->what, sizeof(grown->what), format, ap);
+	(void)vsnprintf(grown->what + used, sizeof(grown->what) - used, format, ap);
 	va_end(ap);
 }
 
@@ -109,13 +115,10 @@ static void rule_virtual(struct court *c, const struct gpu_part *part, const str
 
 static void rule_viable(struct court *c, const struct gpu_part *part, const struct pci_func *func)
 {
-	if (part->role == PROTO_ROLE_COMPANION && func->critical)
-		against(c, PROTO_GPU_NOT_VIABLE, func, "a disk or network of the host is on it");
 	if (part->role != PROTO_ROLE_FOREIGN)
 		return;
 	if (func->critical)
-		against(c, PROTO_GPU_NOT_VIABLE, func,
-			"not of the card; a disk or network of the host is on it");
+		against(c, PROTO_GPU_NOT_VIABLE, func, "a disk or network of the host is on it");
 	else if (func->driver[0] != '\0')
 		against(c, PROTO_GPU_NOT_VIABLE, func, "not of the card; driver %s", func->driver);
 	else
@@ -207,12 +210,10 @@ static void rule_half(struct court *c, const struct gpu_part *part, const struct
 
 	if (part->role != PROTO_ROLE_GPU)
 		return;
-	memset(c->scratch, CARD_NO_PART, c->tree->n_funcs);
-	card_functions(c->tree, c->policy, part->func, c->scratch);
 	for (uint32_t i = 0; i < c->tree->n_funcs; i++) {
 		const struct gpu_lease_ref *lease;
 
-		if (c->scratch[i] != PROTO_ROLE_GPU && c->scratch[i] != PROTO_ROLE_COMPANION)
+		if (c->map.gpu_of[i] != c->map.gpu_of[part->func])
 			continue;
 		lease = gpu_lease_of(c->state, c->tree->funcs[i].address);
 		unfinished |= lease && !lease->complete;
@@ -234,19 +235,19 @@ static void ask_all(struct court *c, rule_fn rule)
 
 static int find_parts(struct court *c)
 {
+	const uint8_t *roles = c->map.roles;
 	uint32_t n = 0;
 
-	memset(c->scratch, CARD_NO_PART, c->tree->n_funcs);
-	card_closure(c->tree, c->policy, c->state, c->gpu->func, c->scratch);
+	card_closure(&c->map, c->gpu->func);
 	for (uint32_t i = 0; i < c->tree->n_funcs; i++)
-		n += c->scratch[i] != CARD_NO_PART;
+		n += roles[i] != CARD_NO_PART;
 	c->gpu->parts = calloc(n, sizeof(*c->gpu->parts));
 	if (!c->gpu->parts)
 		return -ENOMEM;
 	for (uint32_t i = 0; i < c->tree->n_funcs; i++)
-		if (c->scratch[i] != CARD_NO_PART)
+		if (roles[i] != CARD_NO_PART)
 			c->gpu->parts[c->gpu->n_parts++] =
-				(struct gpu_part){.func = i, .role = c->scratch[i]};
+				(struct gpu_part){.func = i, .role = roles[i]};
 	return 0;
 }
 
@@ -275,13 +276,14 @@ int gpu_judge(const struct pci_tree *tree, const struct gpu_policy *policy,
 	_cleanup_(gpu_list_done) struct gpu_list list = {0};
 	_cleanup_(court_done) struct court c = {.tree = tree, .policy = policy, .state = state};
 
-	c.scratch = malloc(tree->n_funcs + 1);
+	int r = card_map_make(tree, policy, state, &c.map);
+
+	if (r < 0)
+		return r;
 	list.gpus = calloc(tree->n_funcs + 1, sizeof(*list.gpus));
-	if (!c.scratch || !list.gpus)
+	if (!list.gpus)
 		return -ENOMEM;
 	for (uint32_t i = 0; i < tree->n_funcs; i++) {
-		int r;
-
 		if (!card_is_gpu(&tree->funcs[i], policy))
 			continue;
 		c.gpu = &list.gpus[list.n++];

@@ -39,6 +39,7 @@ enum pci_class {
 	PCI_CLASS_AUDIO = 0x0403,
 	PCI_CLASS_HOST_BRIDGE = 0x0600,
 	PCI_CLASS_BRIDGE = 0x0604,
+	PCI_CLASS_BRIDGE_OTHER = 0x0680, /* NVLink switches among others */
 	PCI_CLASS_USB = 0x0c03,
 	PCI_CLASS_SERIAL_OTHER = 0x0c80, /* UCSI controllers of cards with USB-C */
 	PCI_CLASS_ACCELERATOR = 0x1200,
@@ -163,21 +164,31 @@ int gpu_find_holders(int sysfs_fd, int proc_fd, const struct pci_tree *tree,
 
 /* ---- card.c: what is a card ---- */
 
-/* Roles of all functions for one GPU: enum proto_gpu_role, or CARD_NO_PART. */
-#define CARD_NO_PART UINT8_MAX
-
 /* A GPU by class, and by policy: of a vendor that is for rent. */
 bool card_is_gpu(const struct pci_func *func, const struct gpu_policy *policy);
+
+/* What the functions of a tree are to each other. */
+struct card_map {
+	const struct pci_tree *tree;
+	const struct gpu_policy *policy;
+	const struct gpu_state *state;
+	uint32_t *gpu_of; /* owned: of whose card each one is, PCI_NO_INDEX for no card's */
+	uint8_t *roles;   /* owned: what card_closure() has found */
+};
+
+/* Role of a function that a bind does not concern. */
+#define CARD_NO_PART UINT8_MAX
+
+/* Finds the cards. All three have to outlive the map. -ENOMEM. */
+int card_map_make(const struct pci_tree *tree, const struct gpu_policy *policy,
+		  const struct gpu_state *state, struct card_map *ret_map);
+void card_map_done(struct card_map *map);
 /*
- * The functions of the card of GPU @gpu: itself and its companions, into @roles[tree->n_funcs],
- * which has to be CARD_NO_PART for others than these before. In a slot that holds something else
- * there are no companions, and that something gets PROTO_ROLE_FOREIGN.
+ * Fills map->roles (enum proto_gpu_role or CARD_NO_PART) with what a bind of GPU @gpu concerns: its
+ * card, all members of its groups, and the cards that it meets there. What spoils a card's slot and
+ * what is critical on a card is foreign.
  */
-void card_functions(const struct pci_tree *tree, const struct gpu_policy *policy, uint32_t gpu,
-		    uint8_t *roles);
-/* The same for its card, all members of its groups, and the cards that it meets there. */
-void card_closure(const struct pci_tree *tree, const struct gpu_policy *policy,
-		  const struct gpu_state *state, uint32_t gpu, uint8_t *roles);
+void card_closure(struct card_map *map, uint32_t gpu);
 /* The lease that holds a function, NULL without one. */
 const struct gpu_lease_ref *gpu_lease_of(const struct gpu_state *state, pci_addr address);
 
@@ -185,7 +196,8 @@ const struct gpu_lease_ref *gpu_lease_of(const struct gpu_state *state, pci_addr
 
 struct gpu_reason {
 	enum proto_gpu_reason reason;
-	pci_addr address;         /* of whom; 0 with @what set: no PCI function */
+	pci_addr address;         /* of whom */
+	bool stranger;            /* it is no PCI function, @what is its name */
 	char what[PCI_WHAT_SIZE]; /* a name, words; "" when the reason says it all */
 };
 
