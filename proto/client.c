@@ -17,9 +17,11 @@
 #define PORTS(field)          +sizeof(struct proto_port) * PROTO_MAX_PORTS
 #define NAMES(field)          +PROTO_MAX_VMS *PROTO_NAME_SIZE
 #define GPUS(field)           +sizeof(uint64_t) * PROTO_MAX_GPUS
+#define PROXIES(field)        +sizeof(struct proto_proxy) * PROTO_MAX_PORTS
 #define MSG(name, fields)     static_assert(sizeof(struct name) == 0 fields, "padding in " #name);
 #include "proto/msgs.def"
 #undef MSG
+#undef PROXIES
 #undef GPUS
 #undef NAMES
 #undef PORTS
@@ -117,4 +119,48 @@ const char *proto_status_text(enum proto_status status)
 	};
 
 	return (size_t)status < PROTO_STATUS_COUNT ? texts[status] : "unknown status";
+}
+
+const char *proto_tunnel_name(enum proto_tunnel_state state)
+{
+	static const char *const names[] = {
+#define X(name_, word_, text_) [PROTO_TUNNEL_##name_] = word_,
+		PROTO_TUNNEL_LIST(X)
+#undef X
+	};
+
+	return (size_t)state <= PROTO_TUNNEL_MAX ? names[state] : "unknown";
+}
+
+const char *proto_proxy_name(enum proto_proxy_state state)
+{
+	static const char *const names[] = {
+#define X(name_, word_, text_) [PROTO_PROXY_##name_] = word_,
+		PROTO_PROXY_LIST(X)
+#undef X
+	};
+
+	return (size_t)state <= PROTO_PROXY_STATE_MAX ? names[state] : "unknown";
+}
+
+const char *proto_tunnel_text(enum proto_tunnel_state state)
+{
+	static const char *const texts[] = {
+#define X(name_, word_, text_) [PROTO_TUNNEL_##name_] = text_,
+		PROTO_TUNNEL_LIST(X)
+#undef X
+	};
+
+	return (size_t)state <= PROTO_TUNNEL_MAX ? texts[state] : "unknown";
+}
+
+const char *proto_proxy_text(enum proto_proxy_state state)
+{
+	static const char *const texts[] = {
+#define X(name_, word_, text_) [PROTO_PROXY_##name_] = text_,
+		PROTO_PROXY_LIST(X)
+#undef X
+	};
+
+	return (size_t)state <= PROTO_PROXY_STATE_MAX ? texts[state] : "unknown";
 }

@@ -96,3 +96,12 @@ size_t proto_ports_count(const struct proto_port ports[static PROTO_MAX_PORTS])
 		n++;
 	return n;
 }
+
+size_t proto_proxies_count(const struct proto_proxy proxies[static PROTO_MAX_PORTS])
+{
+	size_t n = 0;
+
+	while (n < PROTO_MAX_PORTS && proxies[n].local != 0)
+		n++;
+	return n;
+}

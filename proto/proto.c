@@ -54,6 +54,21 @@ static bool gpus_ok(const uint64_t gpus[static PROTO_MAX_GPUS])
 	return n > 0 && proto_all_zero(gpus + n, (PROTO_MAX_GPUS - n) * sizeof(gpus[0]));
 }
 
+static bool proxies_ok(const struct proto_proxy proxies[static PROTO_MAX_PORTS])
+{
+	size_t n = proto_proxies_count(proxies);
+
+	for (size_t i = 0; i < n; i++) {
+		if (proxies[i].remote == 0 || proxies[i].kind == 0 ||
+		    proxies[i].kind > PROTO_PROXY_KIND_MAX)
+			return false;
+		for (size_t j = 0; j < i; j++)
+			if (proxies[j].local == proxies[i].local)
+				return false;
+	}
+	return proto_all_zero(proxies + n, (PROTO_MAX_PORTS - n) * sizeof(proxies[0]));
+}
+
 /* One check per message: check_<name>(). */
 #define U32(field, low, high) &&number_ok(m->field, low, high)
 #define U64(field, low, high) &&number_ok(m->field, low, high)
@@ -62,6 +77,7 @@ static bool gpus_ok(const uint64_t gpus[static PROTO_MAX_GPUS])
 #define PORTS(field)          &&ports_ok(m->field)
 #define NAMES(field)          &&names_ok(m->field)
 #define GPUS(field)           &&gpus_ok(m->field)
+#define PROXIES(field)        &&proxies_ok(m->field)
 #define MSG(name, fields)                                                                          \
 	static_assert(sizeof(struct name) <= sizeof(union proto_body), #name " is too big");       \
 	static int check_##name(const void *body)                                                  \
@@ -72,6 +88,7 @@ static bool gpus_ok(const uint64_t gpus[static PROTO_MAX_GPUS])
 	}
 #include "proto/msgs.def"
 #undef MSG
+#undef PROXIES
 #undef GPUS
 #undef NAMES
 #undef PORTS

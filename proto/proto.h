@@ -10,13 +10,15 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PROTO_VERSION        2
+#define PROTO_VERSION        3
 #define PROTO_NAME_SIZE      40 /* 32 characters, NUL-padded to a multiple of eight */
 #define PROTO_NAME_MAX       32
 #define PROTO_MAX_VMS        16
 #define PROTO_MAX_PORTS      16
 #define PROTO_MAX_GPUS       16
-#define PROTO_MAX_DEVICES    64 /* functions of one VM's cards: GPUs and their companions */
+#define PROTO_MAX_OWNERS     17  /* of tunnels: VMs and the API */
+#define PROTO_MAX_PROXIES    272 /* PROTO_MAX_PORTS each */
+#define PROTO_MAX_DEVICES    64  /* functions of one VM's cards: GPUs and their companions */
 #define PROTO_MAX_CPUS       512
 #define PROTO_MAX_MEMORY_MIB (8u * 1024 * 1024)
 #define PROTO_MAX_DISK_MIB   (64u * 1024 * 1024)
@@ -24,6 +26,7 @@
 #define PROTO_MSG_MAX        4096          /* bytes of one datagram */
 #define PROTO_SEED_MAX       (256 * 1024)  /* bytes of a seed disk */
 #define PROTO_KEYS_MAX       (64 * 1024)   /* bytes of a list of public keys */
+#define PROTO_TOKEN_MAX      512           /* bytes of FRP_CONFIGURE's memfd */
 #define PROTO_CONSOLE_MAX    (64 * 1024)   /* bytes of console that are kept and can be read */
 #define PROTO_GPU_LIST_MAX   (1024 * 1024) /* bytes of GPU_LIST's memfd */
 #define PROTO_PCI_MAX        UINT64_C(0xffffffffffff) /* domains have up to 32 bits */
@@ -182,15 +185,71 @@ enum proto_guest_state {
 	PROTO_GUEST_MAX = PROTO_GUEST_GONE,
 };
 
+/* The tunnels as a whole. */
+#define PROTO_TUNNEL_LIST(X)                                                                       \
+	X(OFF, "off", "no server is configured")                                                   \
+	X(BROKEN, "broken", "there is no frpc that can be used")                                   \
+	X(STARTING, "starting", "frpc is being started")                                           \
+	X(CONNECTING, "connecting", "frpc is not connected to the server")                         \
+	X(IDLE, "idle", "frpc runs and there is nothing to forward")                               \
+	X(CONNECTED, "connected", "frpc is connected to the server")
+
 enum proto_tunnel_state {
-	PROTO_TUNNEL_OFF, /* no tunnel is configured */
-	PROTO_TUNNEL_MAX = PROTO_TUNNEL_OFF,
+#define X(name, word, text) PROTO_TUNNEL_##name,
+	PROTO_TUNNEL_LIST(X)
+#undef X
+		PROTO_TUNNEL_MAX = PROTO_TUNNEL_CONNECTED,
+};
+
+/* One tunnel. */
+#define PROTO_PROXY_LIST(X)                                                                        \
+	X(WAITING, "waiting", "not told to the server yet")                                        \
+	X(RUNNING, "running", "it can be used")                                                    \
+	X(CONFLICT, "conflict", "its port or name on the server is taken")                         \
+	X(REFUSED, "refused", "the server refuses it")                                             \
+	X(LOST, "lost", "frpc is not connected to the server")
+
+enum proto_proxy_state {
+#define X(name, word, text) PROTO_PROXY_##name,
+	PROTO_PROXY_LIST(X)
+#undef X
+		PROTO_PROXY_STATE_MAX = PROTO_PROXY_LOST,
+};
+
+enum proto_proxy_kind {
+	PROTO_PROXY_TCP = 1, /* the server listens on the remote port */
+	PROTO_PROXY_HTTP, /* the server forwards by a name made of the domain and the remote port */
+	PROTO_PROXY_API,  /* the same for agentd's own API */
+	PROTO_PROXY_KIND_MAX = PROTO_PROXY_API,
+};
+
+/* How the names of HTTP tunnels are made. */
+enum proto_naming {
+	PROTO_NAMING_COLON, /* the API is "domain", a service "domain:port" */
+	PROTO_NAMING_LABEL, /* all are "label-port" or "label-port.rest" of the domain */
+	PROTO_NAMING_MAX = PROTO_NAMING_LABEL,
+};
+
+/* Of the connection to the server. */
+enum proto_tls {
+	PROTO_TLS_OFF,
+	PROTO_TLS_ENCRYPT, /* whoever answers is taken for the server */
+	PROTO_TLS_VERIFY,  /* by the certificates that the supervisor's configuration names */
+	PROTO_TLS_MAX = PROTO_TLS_VERIFY,
 };
 
 /* One forward: 127.0.0.1:@host on the host leads to port @guest of the guest. */
 struct proto_port {
 	uint16_t host;
 	uint16_t guest;
+};
+
+/* One tunnel: @remote at the server leads to 127.0.0.1:@local. */
+struct proto_proxy {
+	uint16_t local;
+	uint16_t remote;
+	uint16_t guest; /* of the guest, 0 for the API; for people */
+	uint16_t kind;  /* enum proto_proxy_kind */
 };
 
 struct proto_header {
@@ -208,12 +267,14 @@ struct proto_header {
 #define PORTS(field)          struct proto_port field[PROTO_MAX_PORTS];
 #define NAMES(field)          char field[PROTO_MAX_VMS][PROTO_NAME_SIZE];
 #define GPUS(field)           uint64_t field[PROTO_MAX_GPUS];
+#define PROXIES(field)        struct proto_proxy field[PROTO_MAX_PORTS];
 #define MSG(name, fields)                                                                          \
 	struct name {                                                                              \
 		fields                                                                             \
 	};
 #include "proto/msgs.def"
 #undef MSG
+#undef PROXIES
 #undef GPUS
 #undef NAMES
 #undef PORTS
@@ -315,6 +376,7 @@ void proto_text_set(char *field, size_t size, const char *text);
 size_t proto_ports_count(const struct proto_port ports[static PROTO_MAX_PORTS]);
 
 size_t proto_gpus_count(const uint64_t gpus[static PROTO_MAX_GPUS]);
+size_t proto_proxies_count(const struct proto_proxy proxies[static PROTO_MAX_PORTS]);
 
 /* Words for people: "agentd", "busy: …". Never NULL. */
 const char *proto_role_name(enum proto_role role);
@@ -323,3 +385,8 @@ const char *proto_status_text(enum proto_status status);
 /* "rentable", "no_iommu"… and the words that explain it. Never NULL. */
 const char *proto_gpu_reason_name(enum proto_gpu_reason reason);
 const char *proto_gpu_reason_text(enum proto_gpu_reason reason);
+/* "connected"…, "running"… and the words that explain them. Never NULL. */
+const char *proto_tunnel_name(enum proto_tunnel_state state);
+const char *proto_tunnel_text(enum proto_tunnel_state state);
+const char *proto_proxy_name(enum proto_proxy_state state);
+const char *proto_proxy_text(enum proto_proxy_state state);

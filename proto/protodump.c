@@ -105,6 +105,10 @@ static void print_events(void)
 #define NAMES(field) (void)printf("| `" #field "` | up to %d names |\n", PROTO_MAX_VMS);
 #define GPUS(field)                                                                                \
 	(void)printf("| `" #field "` | 1 to %d PCI addresses, ascending |\n", PROTO_MAX_GPUS);
+#define PROXIES(field)                                                                             \
+	(void)printf("| `" #field                                                                  \
+		     "` | up to %d of u16 (local, remote, guest, kind), distinct local ports |\n", \
+		     PROTO_MAX_PORTS);
 #define MSG(name, fields)                                                                          \
 	(void)puts("\n### " #name "\n\n| field | kind |\n|---|---|");                              \
 	fields

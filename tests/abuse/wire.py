@@ -43,7 +43,9 @@ def _number(text):
 
 
 def _statuses():
-    names = re.findall(r"^\tX\((\w+), ", (TOP / "proto/proto.h").read_text(), re.M)
+    text = (TOP / "proto/proto.h").read_text()
+    start = text.index("#define PROTO_STATUS_LIST")
+    names = re.findall(r"^\tX\((\w+), ", text[start:text.index("\n\n", start)], re.M)
     return {name: number for number, name in enumerate(names)}
 
 
@@ -51,7 +53,8 @@ class Field:
     def __init__(self, kind, name, args):
         self.kind, self.name = kind, name
         self.size = {"U32": 4, "U64": 8, "NAME": NAME_SIZE, "PORTS": 4 * CONST["PROTO_MAX_PORTS"],
-                     "NAMES": NAME_SIZE * CONST["PROTO_MAX_VMS"], "TEXT": 0}[kind]
+                     "NAMES": NAME_SIZE * CONST["PROTO_MAX_VMS"], "TEXT": 0, "GPUS": 8 * CONST["PROTO_MAX_GPUS"],
+                     "PROXIES": 8 * CONST["PROTO_MAX_PORTS"]}[kind]
         if kind == "TEXT":
             self.size = _number(args[0])
         self.low, self.high = (_number(args[0]), _number(args[1])) if kind in ("U32", "U64") else (None, None)
@@ -62,6 +65,11 @@ class Field:
         if self.kind == "PORTS":
             flat = b"".join(struct.pack("=HH", h, g) for h, g in value)
             return flat.ljust(self.size, b"\0")
+        if self.kind in ("GPUS", "PROXIES"):
+            flat = b"".join(struct.pack("=Q", v) if self.kind == "GPUS" else struct.pack("=HHHH", *v) for v in value)
+            return flat.ljust(self.size, b"\0")
+        if self.kind == "NAMES":
+            return b"".join(v.encode().ljust(NAME_SIZE, b"\0") for v in value).ljust(self.size, b"\0")
         raw = value.encode() if isinstance(value, str) else value
         return raw.ljust(self.size, b"\0")[:self.size]
 
@@ -81,7 +89,7 @@ def _messages():
     found = {}
     for name, body in re.findall(r"MSG\((\w+),\s*(.*?)\)\s*(?=MSG|\Z)", text, re.S):
         found[name] = [Field(kind, args.split(",")[0].strip(), args.split(",")[1:])
-                       for kind, args in re.findall(r"(U32|U64|NAMES?|TEXT|PORTS)\(([^()]*)\)", body)]
+                       for kind, args in re.findall(r"(U32|U64|NAMES?|TEXT|PORTS|GPUS|PROXIES)\(([^()]*)\)", body)]
     return found
 
 
@@ -97,7 +105,7 @@ class Op:
         return sum(f.size for f in self.request), sum(f.size for f in self.reply)
 
     def body(self, **values):
-        defaults = {"NAME": "no-such", "TEXT": "", "PORTS": [], "NAMES": []}
+        defaults = {"NAME": "no-such", "TEXT": "", "PORTS": [], "NAMES": [], "GPUS": [256], "PROXIES": []}
         return b"".join(f.pack(values.get(f.name, f.low if f.low is not None else defaults.get(f.kind, 0)))
                         for f in self.request)
 
@@ -206,7 +214,7 @@ class Peer:
         self.next_id = 1
         self.events = []
         if hello:
-            self.call(self.HELLO[(user, pathlib.Path(path).name)], version=1)
+            self.call(self.HELLO[(user, pathlib.Path(path).name)], version=CONST["PROTO_VERSION"])
 
     def send(self, op, fds=(), **values):
         op = OPS[op] if isinstance(op, str) else op

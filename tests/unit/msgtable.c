@@ -12,6 +12,7 @@
 #define PORTS(field)          {#field, FIELD_PORTS, PROTO_MAX_PORTS * sizeof(struct proto_port), 0, 0},
 #define NAMES(field)          {#field, FIELD_NAMES, (size_t)PROTO_MAX_VMS * PROTO_NAME_SIZE, 0, 0},
 #define GPUS(field)           {#field, FIELD_GPUS, PROTO_MAX_GPUS * sizeof(uint64_t), 0, 0},
+#define PROXIES(field)        {#field, FIELD_PROXIES, PROTO_MAX_PORTS * sizeof(struct proto_proxy), 0, 0},
 #define MSG(name, fields)     static const struct field_info fields_##name[] = {fields};
 #include "proto/msgs.def"
 #undef MSG
@@ -20,6 +21,7 @@ const struct msg_info msg_infos[] = {
 #include "proto/msgs.def"
 };
 #undef MSG
+#undef PROXIES
 #undef GPUS
 #undef NAMES
 #undef PORTS
@@ -83,6 +85,16 @@ static void fill_ports(uint8_t *field)
 	}
 }
 
+static void fill_proxies(uint8_t *field)
+{
+	for (size_t i = 0; i < PROTO_MAX_PORTS; i++) {
+		struct proto_proxy proxy = {(uint16_t)(UINT16_MAX - i), UINT16_MAX, UINT16_MAX,
+					    PROTO_PROXY_KIND_MAX};
+
+		memcpy(field + i * sizeof(proxy), &proxy, sizeof(proxy));
+	}
+}
+
 /* The last @n of the possible addresses. */
 static void fill_gpus(size_t n, uint8_t *field)
 {
@@ -121,6 +133,9 @@ static void fill_high(const struct field_info *f, uint8_t *field)
 		break;
 	case FIELD_GPUS:
 		fill_gpus(PROTO_MAX_GPUS, field);
+		break;
+	case FIELD_PROXIES:
+		fill_proxies(field);
 		break;
 	case FIELD_NAMES:
 		for (size_t i = 0; i < PROTO_MAX_VMS; i++) {
@@ -304,6 +319,49 @@ static const char *spoil_ports(unsigned int way, uint8_t *field)
 	return what;
 }
 
+static const char *spoil_proxies(unsigned int way, uint8_t *field)
+{
+	struct proto_proxy proxies[PROTO_MAX_PORTS] = {{10, 1, 1, PROTO_PROXY_TCP},
+						       {11, 2, 0, PROTO_PROXY_API}};
+	const char *what;
+
+	switch (way) {
+	case 0:
+		proxies[1].local = 10;
+		what = "a local port twice";
+		break;
+	case 1:
+		proxies[0] = (struct proto_proxy){0};
+		what = "a gap at the start";
+		break;
+	case 2:
+		proxies[PROTO_MAX_PORTS - 1] = proxies[0];
+		what = "the last entry used, the ones before not";
+		break;
+	case 3:
+		proxies[1].remote = 0;
+		what = "remote port 0";
+		break;
+	case 4:
+		proxies[1].kind = 0;
+		what = "kind 0";
+		break;
+	case 5:
+		proxies[0].kind = PROTO_PROXY_KIND_MAX + 1;
+		what = "an unknown kind";
+		break;
+	case 6:
+		fill_proxies((uint8_t *)proxies);
+		proxies[PROTO_MAX_PORTS - 1].local = proxies[0].local;
+		what = "the last of a full list repeats the first";
+		break;
+	default:
+		return NULL;
+	}
+	memcpy(field, proxies, sizeof(proxies));
+	return what;
+}
+
 static const char *spoil_gpus(unsigned int way, uint8_t *field)
 {
 	uint64_t gpus[PROTO_MAX_GPUS] = {0x100, 0x200};
@@ -387,6 +445,8 @@ const char *msg_spoil(const struct msg_info *msg, size_t index, unsigned int way
 		return spoil_names(way, field);
 	case FIELD_GPUS:
 		return spoil_gpus(way, field);
+	case FIELD_PROXIES:
+		return spoil_proxies(way, field);
 	}
 	return NULL;
 }

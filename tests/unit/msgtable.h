@@ -18,6 +18,7 @@ enum field_kind {
 	FIELD_PORTS,
 	FIELD_NAMES,
 	FIELD_GPUS,
+	FIELD_PROXIES,
 };
 
 struct field_info {

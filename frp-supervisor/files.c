@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The record of a running frpc, for the supervisor's successor.
+ * Trust: runs in frp-supervisor; reads its own files and /proc.
+ */
+#include "common/conf.h"
+#include "common/fd.h"
+#include "frp-supervisor/supervisor.h"
+
+#include <fcntl.h>
+
+#define RECORD_NAME "frpc.run"
+
+static const struct conf_key record_keys[] = {
+	{.name = "pid",
+	 .type = CONF_U32,
+	 CONF_MEMBER(struct run_record, pid),
+	 .low = 2,
+	 .high = INT32_MAX},
+	{.name = "start", .type = CONF_TEXT, CONF_MEMBER(struct run_record, start)},
+	{.name = "port",
+	 .type = CONF_U32,
+	 CONF_MEMBER(struct run_record, port),
+	 .low = 1,
+	 .high = UINT16_MAX},
+	{.name = "password", .type = CONF_TEXT, CONF_MEMBER(struct run_record, password)},
+	{.name = "digest", .type = CONF_TEXT, CONF_MEMBER(struct run_record, digest)},
+	{.name = "version", .type = CONF_TEXT, CONF_MEMBER(struct run_record, version)},
+};
+
+int files_write_record(int run_fd, const struct run_record *record)
+{
+	char text[512];
+	int len = snprintf(text, sizeof(text),
+			   "pid = %u\nstart = %s\nport = %u\npassword = %s\ndigest = %s\n"
+			   "version = %s\n",
+			   record->pid, record->start, record->port, record->password,
+			   record->digest, record->version);
+	int r = fd_replace_file(run_fd, RECORD_NAME, text, (size_t)len, 0600);
+
+	explicit_bzero(text, sizeof(text));
+	return r;
+}
+
+int files_read_record(const char *run_dir, struct run_record *ret_record)
+{
+	char path[512];
+	int r;
+
+	(void)snprintf(path, sizeof(path), "%s/" RECORD_NAME, run_dir);
+	memset(ret_record, 0, sizeof(*ret_record));
+	r = conf_load(path, record_keys, ARRAY_LEN(record_keys), /* root_owned= */ false,
+		      ret_record, NULL);
+	if (r < 0)
+		return r;
+	return ret_record->pid != 0 && ret_record->start[0] != '\0' && ret_record->port != 0 &&
+			       strspn(ret_record->password, "0123456789abcdef") == 32
+		       ? 0
+		       : -EINVAL;
+}
+
+void files_drop_record(int run_fd)
+{
+	(void)unlinkat(run_fd, RECORD_NAME, 0);
+}
+
+int files_start_time(pid_t pid, char ret_start[static 24])
+{
+	char path[64], text[1024];
+	_cleanup_close_ int fd = -EBADF;
+	char *p;
+	ssize_t n;
+
+	(void)snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -ESRCH;
+	n = fd_read_text(fd, text, sizeof(text));
+	p = n > 0 ? strrchr(text, ')') : NULL; /* a program's name may hold anything */
+	/* The third field comes next; the start time is the 22nd. */
+	for (int field = 2; p && field < 22; field++)
+		p = strchr(p + 1, ' ');
+	if (!p)
+		return -ESRCH;
+	p++;
+	n = (ssize_t)strspn(p, "0123456789");
+	if (n == 0 || n >= 24)
+		return -ESRCH;
+	(void)snprintf(ret_start, 24, "%.*s", (int)n, p);
+	return 0;
+}
