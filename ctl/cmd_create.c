@@ -44,6 +44,29 @@ static enum ctl_exit add_size(struct ctl *c, json_t *body)
 	return CTL_OK;
 }
 
+/* A number of GPUs, or their addresses; whether they can be had, the agent says. */
+static enum ctl_exit add_gpus(struct ctl *c, json_t *body)
+{
+	const char *gpus = ctl_value(c, OPT_GPUS);
+	uint32_t count;
+	json_t *list;
+
+	if (!gpus)
+		return CTL_OK;
+	if (parse_u32(gpus, 0, UINT32_MAX, &count) == 0) {
+		json_object_set_new(body, "gpus", json_integer(count));
+		return CTL_OK;
+	}
+	list = parse_gpus(gpus);
+	if (!list)
+		return ctl_fail(c, CTL_USAGE,
+				"--gpus: not a number, nor addresses such as "
+				"0000:01:00.0,0000:02:00.0: %s",
+				gpus);
+	json_object_set_new(body, "gpus", list);
+	return CTL_OK;
+}
+
 static enum ctl_exit add_port(struct ctl *c, json_t *ports, const char *text)
 {
 	struct parse_port port;
@@ -116,6 +139,8 @@ static json_t *create_request(struct ctl *c, enum ctl_exit *ret_code)
 	json_t *body = json_object(), *ports = json_array(), *env = json_object();
 	enum ctl_exit r = add_size(c, body);
 
+	if (r == CTL_OK)
+		r = add_gpus(c, body);
 	for (size_t i = 0; r == CTL_OK && i < c->n_given; i++) {
 		const char *value = c->given[i].value;
 

@@ -27,6 +27,11 @@ static void add_number(struct table *t, int64_t value)
 	table_add(t, value > 0 ? text : "-", 0);
 }
 
+static size_t count_gpus(const struct instance *inst)
+{
+	return inst->gpus ? json_array_size(inst->gpus) : 0;
+}
+
 static void add_instance(struct table *t, const struct instance *inst)
 {
 	char age[TEXT_AGE_MAX], memory[TEXT_AGE_MAX];
@@ -38,6 +43,7 @@ static void add_instance(struct table *t, const struct instance *inst)
 	table_add(t, age, 0);
 	add_number(t, inst->cpus);
 	table_add(t, inst->memory_mib > 0 ? memory : "-", 0);
+	add_number(t, (int64_t)count_gpus(inst));
 	table_add(t, inst->image ? inst->image : "-", 0);
 	table_add(t, inst->error ? inst->error : inst->detail, 0);
 }
@@ -70,8 +76,8 @@ static struct instance *sorted(const json_t *list, size_t *ret_n)
 
 enum ctl_exit cmd_list(struct ctl *c)
 {
-	static const char *const headers[] = {"ID",      "STATUS", "SINCE",  ">CPUS",
-					      ">MEMORY", "IMAGE",  "DETAIL", NULL};
+	static const char *const headers[] = {"ID",    "STATUS", "SINCE",  ">CPUS", ">MEMORY",
+					      ">GPUS", "IMAGE",  "DETAIL", NULL};
 	_cleanup_(table_done) struct table table = {0};
 	_cleanup_reply_ struct api_reply reply = {0};
 	_cleanup_free_ struct instance *instances = NULL;
@@ -161,6 +167,15 @@ static void print_ports(const struct instance *inst)
 	}
 }
 
+static void print_gpus(const struct instance *inst)
+{
+	for (size_t i = 0; i < count_gpus(inst); i++) {
+		const char *address = json_string_value(json_array_get(inst->gpus, i));
+
+		print_field(i == 0 ? "GPUs" : "", address ? address : "-", 0);
+	}
+}
+
 static void print_ssh(const struct instance *inst)
 {
 	struct instance_ssh ssh;
@@ -192,6 +207,7 @@ static void print_status(const struct ctl *c, const struct instance *inst)
 	print_time("Since", inst->since);
 	print_time("Created", inst->created_at);
 	print_size(inst);
+	print_gpus(inst);
 	if (inst->accel)
 		print_field("Runs on", inst->accel, 0);
 	if (inst->image)

@@ -48,6 +48,8 @@ static const struct ctl_option create_options[] = {
 	{OPT_CPUS, 'c', "cpus", "N", "virtual CPUs", CTL_COMPLETE_NONE, NULL},
 	{OPT_MEMORY, 'm', "memory", "SIZE", "memory (8G, 512M)", CTL_COMPLETE_NONE, NULL},
 	{OPT_DISK, 'd', "disk", "SIZE", "disk, in whole GiB (50G)", CTL_COMPLETE_NONE, NULL},
+	{OPT_GPUS, 'g', "gpus", "N|ADDRESS,...", "how many GPUs, or which ones", CTL_COMPLETE_GPU,
+	 NULL},
 	{OPT_PORT, 'p', "port", "PORT[:HOST_PORT|:auto][/tcp|/http]",
 	 "publish a port; may be repeated", CTL_COMPLETE_NONE, NULL},
 	{OPT_ENV, 'e', "env", "KEY[=VALUE]",
@@ -84,6 +86,15 @@ static const struct ctl_option logs_options[] = {
 	 CTL_COMPLETE_NONE, NULL},
 	{OPT_RAW, 0, "raw", NULL, "the guest's bytes as they are, even to a terminal",
 	 CTL_COMPLETE_NONE, NULL},
+};
+
+static const struct ctl_option gpus_options[] = {
+	{OPT_TREE, 0, "tree", NULL, "draw nodes, slots, IOMMU groups and owners", CTL_COMPLETE_NONE,
+	 NULL},
+};
+
+static const struct ctl_option recover_options[] = {
+	{OPT_ALL, 'a', "all", NULL, "every GPU that needs it", CTL_COMPLETE_NONE, NULL},
 };
 
 #define OPTIONS(list) .options = (list), .n_options = ARRAY_LEN(list)
@@ -215,6 +226,25 @@ const struct ctl_command ctl_commands[] = {
 	 .max_args = 2,
 	 .complete = CTL_COMPLETE_FILE,
 	 .run = cmd_keys_remove},
+	{.name = "gpus",
+	 .args = "",
+	 .summary = "list the host's GPUs, and what speaks against renting each",
+	 .help = "One line for each GPU, then a line for each reason against it: the word, what it "
+		 "means, and the address, device or process that it is about. Cards whose IOMMU "
+		 "groups meet are rented together or not at all. The agent answers this on its "
+		 "control socket only, not over TCP.",
+	 OPTIONS(gpus_options),
+	 .run = cmd_gpus},
+	{.name = "gpus recover",
+	 .args = "[ADDRESS]",
+	 .summary = "bring quarantined and half-bound GPUs back to the host",
+	 .help = "A GPU that did not come back well from a VM is kept from rent until it does: "
+		 "this resets it, checks it and gives it to its host driver again. Needs an "
+		 "ADDRESS or --all. The exit status is 1 if some GPU could not be recovered.",
+	 OPTIONS(recover_options),
+	 .max_args = 1,
+	 .complete = CTL_COMPLETE_GPU,
+	 .run = cmd_gpus_recover},
 	{.name = "audit verify",
 	 .args = "FILE",
 	 .summary = "prove that an audit log was neither cut nor edited",

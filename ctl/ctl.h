@@ -30,6 +30,7 @@ enum ctl_complete {
 	CTL_COMPLETE_FILE,
 	CTL_COMPLETE_DIR,
 	CTL_COMPLETE_INSTANCE,
+	CTL_COMPLETE_GPU,
 	CTL_COMPLETE_WORDS, /* those in .words, separated by blanks */
 };
 
@@ -60,6 +61,9 @@ enum ctl_opt {
 	OPT_RAW,
 	OPT_STATE,
 	OPT_IMAGES_DIR,
+	OPT_GPUS,
+	OPT_TREE,
+	OPT_ALL,
 };
 
 struct ctl_option {
@@ -163,6 +167,8 @@ enum ctl_exit cmd_logs(struct ctl *c);
 enum ctl_exit cmd_keys_list(struct ctl *c);
 enum ctl_exit cmd_keys_add(struct ctl *c);
 enum ctl_exit cmd_keys_remove(struct ctl *c);
+enum ctl_exit cmd_gpus(struct ctl *c);
+enum ctl_exit cmd_gpus_recover(struct ctl *c);
 enum ctl_exit cmd_host(struct ctl *c);
 enum ctl_exit cmd_version(struct ctl *c);
 enum ctl_exit cmd_audit_verify(struct ctl *c);

@@ -49,6 +49,7 @@ int instance_read(const json_t *json, struct instance *ret_inst)
 		.created_at = int_member(json, "created_at"),
 		.since = int_member(json, "since"),
 		.ports = json_object_get(json, "ports"),
+		.gpus = json_object_get(json, "gpus"),
 		.ssh = json_object_get(json, "ssh"),
 	};
 
@@ -56,6 +57,8 @@ int instance_read(const json_t *json, struct instance *ret_inst)
 		return -EBADMSG;
 	if (!json_is_object(i.ports))
 		i.ports = NULL;
+	if (!json_is_array(i.gpus))
+		i.gpus = NULL;
 	if (!json_is_object(i.ssh))
 		i.ssh = NULL;
 	*ret_inst = i;

@@ -26,6 +26,7 @@ struct instance {
 	int64_t cpus, memory_mib, disk_mib; /* 0 when unknown */
 	int64_t created_at, since;          /* Unix seconds; 0 when unknown */
 	const json_t *ports;                /* object, or NULL */
+	const json_t *gpus;                 /* array of addresses, or NULL */
 	const json_t *ssh;                  /* object, or NULL */
 };
 

@@ -11,24 +11,28 @@
 
 #define OPTIONS_MAX 32
 
+/* Does @cmd's name consist of the first @words words of @argv? */
+static bool is_named(const struct ctl_command *cmd, char *const argv[], size_t words)
+{
+	const char *blank = strchr(cmd->name, ' ');
+	size_t len = strcspn(cmd->name, " ");
+
+	if ((blank != NULL) != (words == 2) || strlen(argv[0]) != len ||
+	    memcmp(argv[0], cmd->name, len) != 0)
+		return false;
+	return !blank || STR_EQ(argv[1], blank + 1);
+}
+
 const struct ctl_command *ctl_find(char *const argv[], size_t n, size_t *ret_words)
 {
-	for (size_t i = 0; i < ctl_n_commands; i++) {
-		const struct ctl_command *cmd = &ctl_commands[i];
-		const char *blank = strchr(cmd->name, ' ');
-		size_t len = blank ? (size_t)(blank - cmd->name) : strlen(cmd->name);
-
-		if (n < 1 || strlen(argv[0]) != len || memcmp(argv[0], cmd->name, len) != 0)
-			continue;
-		if (!blank) {
-			*ret_words = 1;
-			return cmd;
+	/* "gpus recover" before "gpus". */
+	for (size_t words = MIN_OF(n, (size_t)2); words > 0; words--)
+		for (size_t i = 0; i < ctl_n_commands; i++) {
+			if (!is_named(&ctl_commands[i], argv, words))
+				continue;
+			*ret_words = words;
+			return &ctl_commands[i];
 		}
-		if (n >= 2 && STR_EQ(argv[1], blank + 1)) {
-			*ret_words = 2;
-			return cmd;
-		}
-	}
 	return NULL;
 }
 

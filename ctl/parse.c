@@ -217,3 +217,43 @@ bool parse_same_key(const char *a, const char *b)
 
 	return n == key_span(b) && strncmp(a, b, n) == 0;
 }
+
+static size_t hex_digits(const char *s)
+{
+	return strspn(s, "0123456789abcdefABCDEF");
+}
+
+bool parse_is_gpu(const char *s)
+{
+	size_t domain = hex_digits(s);
+
+	if (domain < 4 || domain > 8 || s[domain] != ':')
+		return false;
+	s += domain + 1;
+	if (hex_digits(s) != 2 || s[2] != ':')
+		return false;
+	s += 3;
+	return hex_digits(s) == 2 && (s[0] == '0' || s[0] == '1') && s[2] == '.' && s[3] >= '0' &&
+	       s[3] <= '7' && s[4] == 0;
+}
+
+json_t *parse_gpus(const char *s)
+{
+	json_t *list = json_array();
+
+	for (;;) {
+		size_t len = strcspn(s, ",");
+		char one[24] = "";
+
+		if (len < sizeof(one))
+			snprintf(one, sizeof(one), "%.*s", (int)len, s);
+		if (!parse_is_gpu(one)) {
+			json_decref(list);
+			return NULL;
+		}
+		json_array_append_new(list, json_string(one));
+		if (!s[len])
+			return list;
+		s += len + 1;
+	}
+}

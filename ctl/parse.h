@@ -30,6 +30,14 @@ bool parse_is_ref(const char *s);
 /* Whether @s is a full instance id: 16 lowercase hexadecimal digits. */
 bool parse_is_full_id(const char *s);
 
+/*
+ * Whether @s is a PCI address, "0000:01:00.0": four to eight hexadecimal digits of domain, and not
+ * more functions and slots than PCI has.
+ */
+bool parse_is_gpu(const char *s);
+/* Addresses with commas between them, as a JSON array of strings (owned), or NULL. */
+json_t *parse_gpus(const char *s);
+
 struct parse_port {
 	uint16_t container_port;
 	uint16_t remote_port; /* 0: any */

@@ -132,6 +132,30 @@ size_t text_width(const char *s)
 	return width;
 }
 
+void text_put_cut(FILE *f, const char *s, size_t columns, const char *mark)
+{
+	size_t len = strlen(s), end = 0, used = 0;
+
+	if (text_width(s) <= columns) {
+		fputs(s, f);
+		return;
+	}
+	for (size_t i = 0; i < len;) {
+		uint32_t cp = 0;
+		int n = utf8_decode((const unsigned char *)s + i, len - i, &cp);
+		int w = n > 0 ? wcwidth((wchar_t)cp) : 1;
+
+		i += n > 0 ? (size_t)n : 1;
+		used += w >= 0 ? (size_t)w : 1;
+		if (used >= columns)
+			break;
+		end = i;
+	}
+	(void)fwrite(s, 1, end, f);
+	if (columns > 0)
+		fputs(mark, f);
+}
+
 /*
  * Length of the control sequence "ESC [ parameters final" at @s: 0 when it is none, and
  * UTF8_INCOMPLETE when it ends too early.
@@ -250,4 +274,19 @@ void text_mib(int64_t mib, char ret_text[static TEXT_AGE_MAX])
 		snprintf(ret_text, TEXT_AGE_MAX, "%.1f GiB", (double)mib / 1024.0);
 	else
 		snprintf(ret_text, TEXT_AGE_MAX, "%" PRId64 " MiB", mib);
+}
+
+void text_bytes(uint64_t bytes, char ret_text[static TEXT_AGE_MAX])
+{
+	static const char units[] = " KMGTPE";
+	size_t unit = 0;
+
+	while (bytes >= 1024 && bytes % 1024 == 0 && units[unit + 1]) {
+		bytes /= 1024;
+		unit++;
+	}
+	if (unit > 0)
+		snprintf(ret_text, TEXT_AGE_MAX, "%" PRIu64 "%c", bytes, units[unit]);
+	else
+		snprintf(ret_text, TEXT_AGE_MAX, "%" PRIu64, bytes);
 }

@@ -16,6 +16,12 @@ char *text_safe(const char *s);
 size_t text_width(const char *s);
 
 /*
+ * Writes the valid UTF-8 string @s cut to at most @columns columns; what is cut ends in @mark,
+ * which takes one.
+ */
+void text_put_cut(FILE *f, const char *s, size_t columns, const char *mark);
+
+/*
  * A stream of console bytes on its way to a terminal: line ends become "\n", colour and cursor
  * sequences are dropped, everything else that could move or reprogram the terminal is made visible.
  */
@@ -33,3 +39,5 @@ void text_filter_flush(struct text_filter *t, FILE *f);
 void text_age(int64_t age_s, char ret_text[static TEXT_AGE_MAX]);
 /* "512 MiB", "8 GiB", "1.5 GiB". */
 void text_mib(int64_t mib, char ret_text[static TEXT_AGE_MAX]);
+/* "16M", "32G", "256K": a size in bytes that is a power of two, as BARs are. */
+void text_bytes(uint64_t bytes, char ret_text[static TEXT_AGE_MAX]);

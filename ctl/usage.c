@@ -99,6 +99,9 @@ static void bash_values(FILE *f, const struct ctl_option *options, size_t n, uin
 			fputs("\t\t_qudatactl_files -f\n", f);
 		else if (o->complete == CTL_COMPLETE_DIR)
 			fputs("\t\t_qudatactl_files -d\n", f);
+		else if (o->complete == CTL_COMPLETE_GPU)
+			fputs("\t\tCOMPREPLY=($(compgen -W \"$(_qudatactl_gpus)\" -- \"$cur\"))\n",
+			      f);
 		else if (o->complete == CTL_COMPLETE_WORDS)
 			fprintf(f, "\t\tCOMPREPLY=($(compgen -W '%s' -- \"$cur\"))\n", o->words);
 		fputs("\t\treturn ;;\n", f);
@@ -123,6 +126,55 @@ static void command_words(FILE *f, const char *before, const char *after)
 	}
 }
 
+/* Visits the first words that commands of two words begin with, each once. */
+static void each_family(FILE *f, void (*visit)(FILE *f, const char *word, size_t len))
+{
+	const char *last = "";
+	size_t last_len = 0;
+
+	for (size_t i = 0; i < ctl_n_commands; i++) {
+		const char *name = ctl_commands[i].name;
+		size_t len = strcspn(name, " ");
+
+		if (!name[len] || (len == last_len && memcmp(name, last, len) == 0))
+			continue;
+		visit(f, name, len);
+		last = name;
+		last_len = len;
+	}
+}
+
+static bool in_family(const struct ctl_command *cmd, const char *word, size_t len)
+{
+	return strncmp(cmd->name, word, len) == 0 && cmd->name[len] == ' ';
+}
+
+/* The second words that may follow @word. */
+static void second_words(FILE *f, const char *word, size_t len)
+{
+	for (size_t i = 0; i < ctl_n_commands; i++)
+		if (in_family(&ctl_commands[i], word, len))
+			fprintf(f, " %s", ctl_commands[i].name + len + 1);
+}
+
+/* The command that is just @word, or NULL. */
+static const struct ctl_command *head_of(const char *word, size_t len)
+{
+	for (size_t i = 0; i < ctl_n_commands; i++)
+		if (strlen(ctl_commands[i].name) == len &&
+		    memcmp(ctl_commands[i].name, word, len) == 0)
+			return &ctl_commands[i];
+	return NULL;
+}
+
+static bool is_head(const struct ctl_command *cmd)
+{
+	for (size_t i = 0; i < ctl_n_commands; i++)
+		if (in_family(&ctl_commands[i], cmd->name, strlen(cmd->name)))
+			return true;
+	return false;
+}
+
 static void bash_command(FILE *f, const struct ctl_command *cmd)
 {
 	fprintf(f, "\t'%s')\n\t\twords='", cmd->name);
@@ -131,9 +183,31 @@ static void bash_command(FILE *f, const struct ctl_command *cmd)
 	fputs("'", f);
 	if (cmd->complete == CTL_COMPLETE_WORDS)
 		fprintf(f, "\n\t\twords+=' %s'", cmd->words);
+	if (cmd->complete == CTL_COMPLETE_GPU)
+		fputs("\n\t\t[[ $cur == -* ]] || words+=\" $(_qudatactl_gpus)\"", f);
 	if (cmd->complete == CTL_COMPLETE_INSTANCE || strstr(cmd->args, "[ID]"))
 		fputs("\n\t\t[[ $cur == -* ]] || words+=\" $(_qudatactl_ids)\"", f);
 	fprintf(f, "\n\t\tfiles=%s ;;\n", cmd->complete == CTL_COMPLETE_FILE ? "1" : "");
+}
+
+static void bash_family_word(FILE *f, const char *word, size_t len)
+{
+	fprintf(f, "\t\t%.*s) command=\"%.*s ${COMP_WORDS[i+1]}\"; break ;;\n", (int)len, word,
+		(int)len, word);
+}
+
+/* What may follow a first word that is not one of the known pairs yet. */
+static void bash_family(FILE *f, const char *word, size_t len)
+{
+	const struct ctl_command *head = head_of(word, len);
+
+	fprintf(f, "\t'%.*s '*)\n\t\twords='", (int)len, word);
+	second_words(f, word, len);
+	if (head) {
+		bash_option_words(f, ctl_global_options, ctl_n_global_options);
+		bash_option_words(f, head->options, head->n_options);
+	}
+	fputs("' ;;\n", f);
 }
 
 void ctl_completion_bash(FILE *f)
@@ -143,6 +217,8 @@ void ctl_completion_bash(FILE *f)
 	fputs("# bash completion for qudatactl, made from its command table\n\n"
 	      "_qudatactl_ids()\n{\n"
 	      "\tqudatactl list --quiet 2>/dev/null | awk 'NR > 1 { print $1 }'\n}\n\n"
+	      "_qudatactl_gpus()\n{\n"
+	      "\tqudatactl gpus 2>/dev/null | awk 'NR > 1 { if (NF == 0) exit; print $1 }'\n}\n\n"
 	      "_qudatactl_files()\n{\n"
 	      "\tcompopt -o filenames 2>/dev/null\n"
 	      "\tmapfile -t -O ${#COMPREPLY[@]} COMPREPLY < <(compgen \"$1\" -- \"$cur\")\n}\n\n"
@@ -163,15 +239,17 @@ void ctl_completion_bash(FILE *f)
 	for (size_t i = 0; i < ctl_n_global_options; i++)
 		if (ctl_global_options[i].arg)
 			fprintf(f, "\t\t--%s) skip=1 ;;\n", ctl_global_options[i].name);
-	fputs("\t\t-*) ;;\n"
-	      "\t\tkeys) command=\"keys ${COMP_WORDS[i+1]}\"; break ;;\n"
-	      "\t\t*) command=${COMP_WORDS[i]}; break ;;\n"
+	fputs("\t\t-*) ;;\n", f);
+	each_family(f, bash_family_word);
+	fputs("\t\t*) command=${COMP_WORDS[i]}; break ;;\n"
 	      "\t\tesac\n\tdone\n"
 	      "\tcase $command in\n",
 	      f);
 	for (size_t i = 0; i < ctl_n_commands; i++)
-		bash_command(f, &ctl_commands[i]);
-	fputs("\t'keys '*) words='list add remove' ;;\n\t*)\n\t\twords='", f);
+		if (!is_head(&ctl_commands[i]))
+			bash_command(f, &ctl_commands[i]);
+	each_family(f, bash_family);
+	fputs("\t*)\n\t\twords='", f);
 	command_words(f, " ", "");
 	bash_option_words(f, ctl_global_options, ctl_n_global_options);
 	fputs("' ;;\n\tesac\n"
@@ -210,6 +288,8 @@ static void zsh_options(FILE *f, const struct ctl_option *options, size_t n, con
 			fputs("_files", f);
 		else if (o->complete == CTL_COMPLETE_DIR)
 			fputs("_files -/", f);
+		else if (o->complete == CTL_COMPLETE_GPU)
+			fputs("_qudatactl_gpus", f);
 		else if (o->complete == CTL_COMPLETE_WORDS)
 			fprintf(f, "(%s)", o->words);
 		fputs("' \\\n", f);
@@ -224,10 +304,38 @@ static void zsh_command(FILE *f, const struct ctl_command *cmd)
 		fprintf(f, "\t\t\t'1:what:(%s)' ;;\n", cmd->words);
 	else if (cmd->complete == CTL_COMPLETE_INSTANCE)
 		fputs("\t\t\t'1:instance:_qudatactl_ids' ;;\n", f);
+	else if (cmd->complete == CTL_COMPLETE_GPU)
+		fputs("\t\t\t'1:GPU:_qudatactl_gpus' ;;\n", f);
 	else if (cmd->complete == CTL_COMPLETE_FILE)
 		fputs("\t\t\t'*:file:_files' ;;\n", f);
 	else
 		fputs("\t\t\t&& return ;;\n", f);
+}
+
+/* A first word that is no command by itself is described by what may follow it. */
+static void zsh_describe_family(FILE *f, const char *word, size_t len)
+{
+	if (head_of(word, len))
+		return;
+	fprintf(f, "\t\t'%.*s:", (int)len, word);
+	second_words(f, word, len);
+	fputs("'\n", f);
+}
+
+static void zsh_family(FILE *f, const char *word, size_t len)
+{
+	const char *known = head_of(word, len) ? "" : "return; ";
+
+	fprintf(f, "\tif [[ $name == %.*s ]]; then\n\t\tif (( CURRENT == 2 )); then compadd",
+		(int)len, word);
+	second_words(f, word, len);
+	fprintf(f, "; %sfi\n\t\tif (( CURRENT > 2 )) && [[ \" ", known);
+	second_words(f, word, len);
+	fprintf(f,
+		" \" == *\" $words[2] \"* ]]; then\n"
+		"\t\t\tname=\"%.*s $words[2]\"\n\t\t\tshift words\n\t\t\t(( CURRENT-- ))\n"
+		"\t\tfi\n\tfi\n",
+		(int)len, word);
 }
 
 void ctl_completion_zsh(FILE *f)
@@ -236,6 +344,9 @@ void ctl_completion_zsh(FILE *f)
 	      "_qudatactl_ids()\n{\n"
 	      "\tcompadd -- $(qudatactl list --quiet 2>/dev/null | awk 'NR > 1 { print $1 "
 	      "}')\n}\n\n"
+	      "_qudatactl_gpus()\n{\n"
+	      "\tcompadd -- $(qudatactl gpus 2>/dev/null | awk 'NR > 1 { if (NF == 0) exit; print "
+	      "$1 }')\n}\n\n"
 	      "_qudatactl()\n{\n"
 	      "\tlocal -a global commands\n"
 	      "\tlocal context state line\n"
@@ -262,16 +373,15 @@ void ctl_completion_zsh(FILE *f)
 		zsh_text(f, cmd->summary);
 		fputs("'\n", f);
 	}
-	fputs("\t\t'keys:list, add and remove public keys'\n\t)\n"
+	each_family(f, zsh_describe_family);
+	fputs("\t)\n"
 	      "\t_arguments -C $global '1:command:->command' '*::argument:->argument'\n"
 	      "\tif [[ $state == command ]]; then\n\t\t_describe command "
 	      "commands\n\t\treturn\n\tfi\n"
-	      "\tlocal name=$line[1]\n"
-	      "\tif [[ $name == keys ]]; then\n"
-	      "\t\tif (( CURRENT == 2 )); then compadd list add remove; return; fi\n"
-	      "\t\tname=\"keys $words[2]\"\n\t\tshift words\n\t\t(( CURRENT-- ))\n\tfi\n"
-	      "\tcase $name in\n",
+	      "\tlocal name=$line[1]\n",
 	      f);
+	each_family(f, zsh_family);
+	fputs("\tcase $name in\n", f);
 	for (size_t i = 0; i < ctl_n_commands; i++)
 		zsh_command(f, &ctl_commands[i]);
 	fputs("\tesac\n}\n\n_qudatactl \"$@\"\n", f);

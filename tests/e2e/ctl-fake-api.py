@@ -150,9 +150,10 @@ class Reading(Case):
                                        created_at=int(time.time()) - 9999))
         out, _ = self.ctl("list")
         lines = out.splitlines()
-        self.assertEqual(lines[0].split(), ["ID", "STATUS", "SINCE", "CPUS", "MEMORY", "IMAGE", "DETAIL"])
+        self.assertEqual(lines[0].split(),
+                         ["ID", "STATUS", "SINCE", "CPUS", "MEMORY", "GPUS", "IMAGE", "DETAIL"])
         self.assertTrue(lines[1].startswith(ID2), "the oldest comes first")
-        self.assertRegex(lines[2], rf"^{ID}  running  1m \d+s +2   1 GiB  debian-12  guest is ready$")
+        self.assertRegex(lines[2], rf"^{ID}  running  1m \d+s +2   1 GiB     -  debian-12  guest is ready$")
         out, _ = self.ctl("list", "--json")
         self.assertEqual(json.loads(out)["instances"], self.instances)
 
@@ -164,6 +165,12 @@ class Reading(Case):
             self.assertIn(text, out)
         out, _ = self.ctl("--json", "status", "3f2a")
         self.assertEqual(json.loads(out), self.instances[0])
+
+    def test_gpus_of_an_instance(self):
+        self.instances[0]["gpus"] = ["0000:01:00.0", "0000:81:00.0"]
+        out, _ = self.ctl("status")
+        self.assertIn("GPUs      0000:01:00.0\n          0000:81:00.0\n", out)
+        self.assertRegex(self.ctl("list")[0].splitlines()[1], r"1 GiB +2  debian-12")
 
     def test_foreign_text_is_escaped(self):
         self.instances[0]["detail"] = "\x1b]0;owned\x07 \u202e \x9b"
@@ -237,6 +244,133 @@ class Reading(Case):
         return done.returncode
 
 
+def gpu(bus, **changes):
+    address = f"0000:{bus:02x}:00.0"
+    base = {
+        "address": address, "name": "GeForce RTX 3090", "verdict": "rentable", "instance": None,
+        "leased": False, "driver": "nvidia", "group": bus, "node": 0,
+        "bars": [16 << 20, 32 << 30, 0, 32 << 20, 0, 0], "together": [], "reasons": [], "holders": [],
+        "parts": [{"address": address, "role": "gpu", "group": bus, "driver": "nvidia", "what": ""},
+                  {"address": address[:-1] + "1", "role": "companion", "group": bus,
+                   "driver": "snd_hda_intel", "what": ""}],
+    }
+    base.update(changes)
+    return base
+
+
+class Gpus(Case):
+    def setUp(self):
+        super().setUp()
+        pair = [{"address": f"0000:0{n}:00.0", "role": "gpu", "group": 3, "driver": "", "what": ""}
+                for n in (3, 4)]
+        self.gpus = [
+            gpu(1),
+            gpu(2, verdict="not_viable", node=1,
+                reasons=[{"reason": "not_viable", "address": "0000:09:00.0", "what": "e1000e", "text": "not alone"},
+                         {"reason": "busy", "address": "0000:02:00.0", "what": "", "text": "it is in use"}],
+                holders=[{"pid": 7, "program": "nvidia-smi", "node": "/dev/nvidia0", "service": "x.service"}]),
+            gpu(3, group=3, node=None, together=["0000:04:00.0"], instance=ID, leased=True, verdict="busy",
+                driver="vfio-pci", parts=pair),
+            gpu(4, group=3, node=None, together=["0000:03:00.0"], verdict="quarantined", driver="", parts=pair),
+        ]
+        self.special["GET /v1/gpus"] = ok({"gpus": self.gpus})
+
+    def test_table(self):
+        out, err = self.ctl("gpus")
+        self.assertEqual(err, "")
+        table, remarks = out.split("\n\n")
+        self.assertEqual([line.split()[0] for line in table.splitlines()],
+                         ["ADDRESS"] + [g["address"] for g in self.gpus])
+        self.assertRegex(table, r"0000:01:00\.0  GeForce RTX 3090  rentable +nvidia +1 +0 +16M,32G,32M  -\n")
+        self.assertRegex(table, rf"0000:03:00\.0 .* busy +vfio-pci +3 +- +16M,32G,32M  {ID}\n")
+        self.assertEqual(remarks.splitlines(), [
+            "0000:02:00.0  not_viable: not alone (0000:09:00.0: e1000e)",
+            "0000:02:00.0  busy: it is in use",
+            "0000:02:00.0  process 7 nvidia-smi has /dev/nvidia0 open, of x.service",
+            "0000:03:00.0  is rented together with 0000:04:00.0 or not at all",
+            "0000:04:00.0  try: qudatactl gpus recover 0000:04:00.0",
+            "0000:04:00.0  is rented together with 0000:03:00.0 or not at all"])
+        self.assertEqual(json.loads(self.ctl("gpus", "--json")[0]), {"gpus": self.gpus})
+
+    def test_tree(self):
+        out, _ = self.ctl("gpus", "--tree")
+        self.assertEqual(out.splitlines(), [
+            "NUMA node 0",
+            "`- 0000:01:00.0  GeForce RTX 3090  rentable  [the host, driver nvidia]",
+            "   `- IOMMU group 1",
+            "      |- 0000:01:00.0  gpu        nvidia",
+            "      `- 0000:01:00.1  companion  snd_hda_intel",
+            "NUMA node 1",
+            "`- 0000:02:00.0  GeForce RTX 3090  not_viable  [the host, driver nvidia]",
+            "   `- IOMMU group 2",
+            "      |- 0000:02:00.0  gpu        nvidia",
+            "      `- 0000:02:00.1  companion  snd_hda_intel",
+            "NUMA node not known",
+            f"`- 0000:03:00.0  GeForce RTX 3090  busy  [instance {ID}]",
+            "   0000:04:00.0  GeForce RTX 3090  quarantined  [no driver has it]",
+            "   (rented together or not at all)",
+            "   `- IOMMU group 3",
+            "      |- 0000:03:00.0  gpu        -",
+            "      `- 0000:04:00.0  gpu        -"])
+
+    def test_tree_fits_the_terminal(self):
+        for env, mark, branch in ((dict(LC_ALL="C.UTF-8"), "…", "└─ "), ({}, "~", "`- ")):
+            out, _ = self.ctl("gpus", "--tree", env=dict(COLUMNS="40", **env))
+            self.assertEqual(max(len(line) for line in out.splitlines()), 40)
+            self.assertIn(f"{branch}0000:01:00.0  GeForce RTX 3090  rent{mark}\n", out)
+
+    def test_foreign_text(self):
+        evil = "\x1b]0;owned\x07"
+        for key in ("name", "driver", "verdict", "instance"):
+            self.gpus[0][key] = evil
+        self.gpus[0]["parts"][0].update(role=evil, what=evil, address=evil)
+        self.gpus[1]["reasons"][0].update(reason=evil, what=evil, text=evil)
+        self.gpus[1]["holders"][0].update(program=evil)
+        self.gpus[2]["together"] = [evil]
+        for args in ([], ["--tree"]):
+            out, _ = self.ctl("gpus", *args)
+            self.assertNotRegex(out, "[\x00-\x09\x0b-\x1f\x7f-\x9f]")
+
+    def test_nonsense(self):
+        for nonsense in ({}, {"gpus": {}}, None, []):
+            self.special["GET /v1/gpus"] = ok(nonsense)
+            self.ctl("gpus", expect=1)
+        for wrong in (7, {}, {"address": 1, "parts": 3, "bars": ["x"], "node": "y"}):
+            self.special["GET /v1/gpus"] = ok({"gpus": [wrong]})
+            for args in ([], ["--tree"], ["--json"]):
+                self.ctl("gpus", *args)
+        self.special["GET /v1/gpus"] = ok({"gpus": []})
+        self.assertIn("no GPU", self.ctl("gpus")[1])
+
+    def test_denied_and_away(self):
+        self.special["GET /v1/gpus"] = error(403, "operators only")
+        self.ctl("gpus", expect=7)
+        self.special["GET /v1/gpus"] = error(503, "vfio-helper is not connected")
+        self.assertIn("vfio-helper is not connected", self.ctl("gpus", expect=1)[1])
+
+    def test_recover(self):
+        self.special["POST /v1/gpus/0000:04:00.0/recover"] = ok({"recovered": 1, "left": 0})
+        self.assertIn("recovered: 1, left: 0", self.ctl("gpus", "recover", "0000:04:00.0")[1])
+        self.special["POST /v1/gpus/recover"] = ok({"recovered": 1, "left": 2})
+        out, _ = self.ctl("gpus", "recover", "--all", "--json", expect=1)
+        self.assertEqual(json.loads(out), {"recovered": 1, "left": 2})
+        self.special["POST /v1/gpus/recover"] = error(409, "it is in use")
+        self.ctl("gpus", "recover", "--all", expect=6)
+        self.special["POST /v1/gpus/0000:09:00.0/recover"] = error(404, "no GPU")
+        self.ctl("gpus", "recover", "0000:09:00.0", expect=3)
+
+    def test_create(self):
+        self.special["POST /v1/instances"] = ok({"success": True, "instance_id": ID})
+        self.ctl("create", "--gpus", "2")
+        self.ctl("create", "-g", "0000:01:00.0,10000:81:00.0")
+        self.ctl("create", "--gpus", "0")
+        self.assertEqual([r[2]["gpus"] for r in self.requests("POST")],
+                         [2, ["0000:01:00.0", "10000:81:00.0"], 0])
+        self.special["POST /v1/instances"] = error(409, "gpus: 0000:01:00.0: busy")
+        _, err = self.ctl("create", "--gpus", "1", expect=6)
+        self.assertIn("0000:01:00.0: busy", err)
+
+
 class Reaching(Case):
     def test_no_socket(self):
         _, err = self.ctl("--socket", self.dir.name + "/none", "list", expect=4, sock=False)
@@ -306,7 +440,12 @@ class Usage(Case):
                      ["create", "--port", "80/udp"], ["create", "--env", "1A=b"],
                      ["create", "--env", "NOT_SET_ANYWHERE"], ["wait", "--for", "happy"],
                      ["wait", "--timeout", "2d"], ["keys"], ["keys", "add"],
-                     ["completion", "fish"], ["create", "stray"], ["console", "--json"]):
+                     ["completion", "fish"], ["create", "stray"], ["console", "--json"],
+                     ["create", "--gpus", "all"], ["create", "--gpus", "0000:01:00.0,"],
+                     ["create", "--gpus", "01:00.0"], ["create", "--gpus", "0000:01:20.0"],
+                     ["create", "--gpus", "0000:01:00.8"], ["create", "--gpus", "-1"],
+                     ["gpus", "0000:01:00.0"], ["gpus", "recover"], ["gpus", "recover", "x"],
+                     ["gpus", "recover", "--all", "0000:01:00.0"], ["gpus", "lost"]):
             self.ctl(*args, expect=2)
         self.assertEqual(self.server.requests, [])
         self.assertIn("unknown or ambiguous option: -x\n", self.ctl("list", "-jx", expect=2)[1])
@@ -315,7 +454,7 @@ class Usage(Case):
     def test_help(self):
         out, _ = self.ctl("--help")
         names = re.findall(r"^  ([a-z]+(?: [a-z]+)?)  +\S", out, re.M)
-        self.assertGreaterEqual(len(names), 17)
+        self.assertGreaterEqual(len(names), 19)
         for name in names:
             text, _ = self.ctl(*name.split(), "--help")
             self.assertTrue(text.startswith(f"Usage: qudatactl {name}"), text)
@@ -327,11 +466,16 @@ class Usage(Case):
             "COMP_WORDS=(qudatactl wait --for p); COMP_CWORD=3; _qudatactl; echo ${COMPREPLY[*]}\n" \
             "COMP_WORDS=(qudatactl create --mem); COMP_CWORD=2; _qudatactl; echo ${COMPREPLY[*]}\n" \
             f"COMP_WORDS=(qudatactl create --ssh-key {self.sock[:-3]}); COMP_CWORD=3; _qudatactl; " \
-            "echo ${COMPREPLY[*]}\n"
+            "echo ${COMPREPLY[*]}\n" \
+            "COMP_WORDS=(qudatactl gpus re); COMP_CWORD=2; _qudatactl; echo ${COMPREPLY[*]}\n" \
+            "COMP_WORDS=(qudatactl gpus --tr); COMP_CWORD=2; _qudatactl; echo ${COMPREPLY[*]}\n" \
+            "COMP_WORDS=(qudatactl gpus recover --a); COMP_CWORD=3; _qudatactl; echo ${COMPREPLY[*]}\n" \
+            "COMP_WORDS=(qudatactl audit v); COMP_CWORD=2; _qudatactl; echo ${COMPREPLY[*]}\n"
         done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=30)
         self.assertEqual(done.stderr, "")
         self.assertEqual(done.stdout.splitlines(),
-                         ["status start stop", "remove", "pending paused", "--memory", self.sock])
+                         ["status start stop", "remove", "pending paused", "--memory", self.sock,
+                          "recover", "--tree", "--all", "verify"])
         zsh, _ = self.ctl("completion", "zsh")
         self.assertTrue(zsh.startswith("#compdef qudatactl\n"))
         if os.path.exists("/usr/bin/zsh") or os.path.exists("/bin/zsh"):
