@@ -87,7 +87,7 @@ struct spawn_setup {
  */
 struct launch_device {
 	uint64_t address;      /* on the host; the devices of a spec are in this order */
-	uint64_t window_bytes; /* sum of its memory BARs, for the guest's MMIO window */
+	uint64_t window_bytes; /* sum of its 64-bit BARs, for the guest's MMIO window */
 	uint64_t largest_bar;  /* bytes; the largest of those */
 	uint32_t cdev;         /* N of /dev/vfio/devices/vfioN with iommufd, else UINT32_MAX */
 	uint32_t card;         /* from 0 on: each has a root port of its own in the guest */
