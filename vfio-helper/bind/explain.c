@@ -5,8 +5,8 @@
  */
 #include "vfio-helper/bind/explain.h"
 
+#include "vfio-helper/bind/lease.h"
 #include "vfio-helper/config.h"
-#include "vfio-helper/pci/pci.h"
 
 #include <fcntl.h>
 #include <getopt.h>
@@ -66,26 +66,40 @@ static int read_options(int argc, char *argv[], struct options *ret_options, str
 	return 0;
 }
 
-static int load_policy(const char *path, struct gpu_policy *ret_policy, struct err *reterr)
+static int load_config(const char *path, struct config *ret_config, struct err *reterr)
 {
-	struct config config;
-	int r;
-
-	if (!path && faccessat(AT_FDCWD, CONFIG_PATH, F_OK, AT_EACCESS) == 0)
+	if (!path && access(CONFIG_PATH, F_OK) == 0)
 		path = CONFIG_PATH;
-	r = config_load(path, &config, reterr);
-	return r < 0 ? r : gpu_policy_parse(&config.gpu, ret_policy, reterr);
+	return config_load(path, ret_config, reterr);
 }
 
-static int explain(const struct options *options, const struct gpu_policy *policy,
-		   struct err *reterr)
+/* Leases, quarantines and holders, as far as whoever asks may see them. */
+static int gather_state(const char *state_dir, int sysfs_fd, int proc_fd,
+			const struct pci_tree *tree, struct gpu_state *ret_state)
 {
+	_cleanup_close_ int state_fd = open(state_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int r = 0;
+
+	/* Without the file of locks there are no records, and nothing is to be made here. */
+	if (state_fd >= 0 && faccessat(state_fd, "lock", R_OK | W_OK, 0) == 0)
+		r = records_state(state_fd, "", ret_state);
+	return r < 0 ? r : gpu_find_holders(sysfs_fd, proc_fd, tree, ret_state);
+}
+
+static int explain(const struct options *options, struct err *reterr)
+{
+	struct gpu_policy policy;
+	struct config config;
 	_cleanup_(pci_tree_done) struct pci_tree tree = {0};
 	_cleanup_(gpu_state_done) struct gpu_state state = {0};
 	_cleanup_(gpu_list_done) struct gpu_list list = {0};
 	_cleanup_close_ int sysfs_fd = -EBADF, proc_fd = -EBADF;
-	int r;
+	int r = load_config(options->config, &config, reterr);
 
+	if (r == 0)
+		r = gpu_policy_parse(&config.gpu, &policy, reterr);
+	if (r < 0)
+		return r;
 	sysfs_fd = open(options->sysfs, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (sysfs_fd < 0)
 		return err_errno(reterr, -errno, "cannot read %s", options->sysfs);
@@ -94,9 +108,9 @@ static int explain(const struct options *options, const struct gpu_policy *polic
 	r = pci_scan(sysfs_fd, &tree, reterr);
 	if (r < 0)
 		return r;
-	r = gpu_find_holders(sysfs_fd, proc_fd, &tree, &state);
+	r = gather_state(config.gpu.state_dir, sysfs_fd, proc_fd, &tree, &state);
 	if (r == 0)
-		r = gpu_judge(&tree, policy, &state, &list);
+		r = gpu_judge(&tree, &policy, &state, &list);
 	if (r == 0)
 		r = gpu_explain(&tree, &list, stdout);
 	return r < 0 ? err_errno(reterr, r, "cannot explain") : 0;
@@ -104,7 +118,6 @@ static int explain(const struct options *options, const struct gpu_policy *polic
 
 int explain_main(int argc, char *argv[])
 {
-	struct gpu_policy policy;
 	struct options options;
 	struct err err = {0};
 	int r = read_options(argc, argv, &options, &err);
@@ -113,9 +126,7 @@ int explain_main(int argc, char *argv[])
 		(void)fprintf(stderr, "vfio-bind: %s\n", err.text);
 		return EXIT_USAGE;
 	}
-	r = load_policy(options.config, &policy, &err);
-	if (r == 0)
-		r = explain(&options, &policy, &err);
+	r = explain(&options, &err);
 	if (r < 0)
 		(void)fprintf(stderr, "vfio-bind: %s\n", err.text);
 	return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;

@@ -9,7 +9,9 @@
 
 #include "vfio-helper/pci/sysfs.h"
 
+#include <linux/magic.h>
 #include <net/if.h>
+#include <sys/vfs.h>
 
 #define DEVICES "bus/pci/devices"
 #define GROUPS  "kernel/iommu_groups"
@@ -146,13 +148,20 @@ static void count_children(int dir_fd, struct pci_func *func)
 {
 	_cleanup_closedir_ DIR *dir = sysfs_list(dir_fd, ".");
 	uint32_t n_vfs = 0;
+	struct statfs fs;
 	const char *name;
 
 	while ((name = sysfs_next(dir))) {
 		func->n_mdevs += is_uuid(name);
 		n_vfs += strncmp(name, "virtfn", 6) == 0;
 	}
-	func->n_vfs = MAX_OF(read_u32(dir_fd, "sriov_numvfs", 0), n_vfs);
+	/*
+	 * The kernel shows sriov_numvfs under the device's lock, too; and it makes the links, which
+	 * a made-up tree may lack.
+	 */
+	if (fstatfs(dir_fd, &fs) == 0 && fs.f_type != SYSFS_MAGIC)
+		n_vfs = MAX_OF(read_u32(dir_fd, "sriov_numvfs", 0), n_vfs);
+	func->n_vfs = n_vfs;
 }
 
 /* -ENOENT when it has vanished, or does not say what it is. */
