@@ -139,6 +139,9 @@ static void test_figures(void **state)
 		{2 * TIB, 256 * GIB, 8, 46, 0, false, 0, 0, 7684, 9730},
 		{2 * TIB, 256 * GIB, 8, 43, 0, false, 0, 0, 3842, 5888},
 		{2 * TIB, 256 * GIB, 8, 42, 0, false, -ERANGE, 0, 0, 0},
+		/* OVMF takes no window above 16 TiB */
+		{4 * GIB, TIB, 8, 52, 0, false, 0, 0, 15362, 8186 + 15362},
+		{4 * GIB, TIB, 16, 52, 0, false, -ERANGE, 0, 0, 0},
 		/* AMD: memory goes above 1 TiB, rather than a window over the hole below it */
 		{256 * GIB, 256 * GIB, 1, 48, 0, true, 0, 0, 516, 774},
 		/* TCG has 40 bits and AMD's hole */
