@@ -14,8 +14,9 @@ declare -A stage_about=(
 	[e2e]='the whole suite with a real guest: quickstart, API, kill -9, isolation'
 	[asan_e2e]='the life of an instance with sanitized daemons'
 	[systemd]='the units under a real systemd: activation, confinement, restarts'
+	[lab]='a VM with an IOMMU: GPUs on real drivers and groups, KVM, limits, a reboot'
 )
-all_stages=(style build docs unit asan analyze abuse install e2e asan_e2e systemd)
+all_stages=(style build docs unit asan analyze abuse install e2e asan_e2e systemd lab)
 
 build_dir=$top/build
 asan_dir=$top/build-asan
@@ -120,4 +121,9 @@ stage_asan_e2e() {
 stage_systemd() {
 	check 'build' build_plain || return
 	count_lines systemd ./tests/e2e/systemd --build "$build_dir"
+}
+
+stage_lab() {
+	check 'build' build_plain || return
+	count_lines lab ./tests/lab/run --build "$build_dir"
 }

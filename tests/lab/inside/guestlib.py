@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""For cases that run inside the lab VM: its PCI functions as sysfs shows them, the installed suite, assertions."""
+import contextlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+PAYLOAD = pathlib.Path("/payload")
+sys.path.insert(0, str(PAYLOAD / "tree/tests/e2e"))
+from lib import Report  # noqa: E402, F401  pylint: disable=import-error,unused-import
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from topologies import TOPOLOGIES  # noqa: E402  pylint: disable=import-error
+
+PCI = pathlib.Path("/sys/bus/pci/devices")
+LIBEXEC = pathlib.Path("/usr/local/libexec/qudata")
+UNITS = ("qudata-agentd", "qudata-helper", "qudata-vmmon", "qudata-frp")
+GUEST_S = 300  # a guest under emulated KVM
+
+
+def run(*command, check=True, stdin=None, timeout=120, **kw):
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False,
+                          input=stdin or "", timeout=timeout, **kw)
+    if check and done.returncode != 0:
+        raise AssertionError(f"{command}: exit {done.returncode}: {done.stderr}{done.stdout}")
+    return done
+
+
+def await_that(what, condition, timeout_s=30.0):
+    deadline = time.monotonic() + timeout_s
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"not in {timeout_s} s: {what}"
+        time.sleep(0.1)
+
+
+# ---- PCI ----------------------------------------------------------------------------------------------
+
+def read(path):
+    with contextlib.suppress(OSError):
+        return pathlib.Path(path).read_text(encoding="ascii").strip()
+    return None
+
+
+def functions(topology):
+    """Addresses of the endpoints of @topology, ascending; its root port tells which those are."""
+    below = pathlib.Path(f"/sys/devices/pci0000:00/0000:00:{TOPOLOGIES[topology][0]:02x}.0")
+    found = [path.parent.name for path in below.rglob("class")
+             if path.parent.parent != below.parent and (path.parent / "vendor").exists()
+             and not path.read_text().startswith("0x0604")]
+    return sorted(address for address in found if address != below.name)
+
+
+def driver(address):
+    path = PCI / address / "driver"
+    return path.resolve().name if path.exists() else None
+
+
+def group(address):
+    return (PCI / address / "iommu_group").resolve().name
+
+
+def state(addresses=None):
+    """What a bind may change, of the functions given or of all: to be the same before and after."""
+    addresses = addresses or sorted(os.listdir(PCI))
+    return {a: {"driver": driver(a), "override": read(PCI / a / "driver_override"),
+                "d3cold": read(PCI / a / "d3cold_allowed"), "power": read(PCI / a / "power/control")}
+            for a in addresses}
+
+
+def vfio_nodes():
+    return sorted(node for node in os.listdir("/dev/vfio") if node.isdigit())
+
+
+# ---- the installed suite ----------------------------------------------------------------------------------
+
+def settle():
+    """Until udev has bound every driver it will bind."""
+    run("udevadm", "settle", "--timeout=90")
+
+
+def install(*settings):
+    """Makes accounts and directories of the installation and starts its sockets; the units start on demand."""
+    conf = pathlib.Path("/etc/qudata/helper.conf")
+    text = conf.read_text(encoding="ascii")
+    for setting in ("gpu_vendors = 1234,1002", *settings):
+        if f"\n{setting}\n" not in text:
+            text += f"\n{setting}\n"
+    conf.write_text(text, encoding="ascii")
+    run("systemd-sysusers", "/usr/local/lib/sysusers.d/qudata.conf")
+    run("systemctl", "daemon-reload")
+    run("systemd-tmpfiles", "--create", "/usr/local/lib/tmpfiles.d/qudata.conf")
+    run("systemctl", "enable", "-q", "--now", "qudata-firewall.service", "qudata-helper.socket", "qudata-vmmon.socket",
+        "qudata-frp.socket", "qudata-ctl.socket", "qudata-http.socket")
+
+
+def ctl(*words, check=True, timeout=120):
+    return run("qudatactl", *words, check=check, timeout=timeout)
+
+
+def instances():
+    found = json.loads(ctl("list", "--json").stdout)
+    return found["instances"] if isinstance(found, dict) else found
+
+
+def create(*words):
+    """An instance that runs; its id."""
+    before = {i["instance_id"] for i in instances()}
+    ctl("create", "--cpus", "1", "--memory", "512M", *words, "--wait", timeout=GUEST_S)
+    new = [i for i in instances() if i["instance_id"] not in before]
+    assert len(new) == 1 and new[0]["status"] == "running", new
+    return new[0]["instance_id"]
+
+
+def delete(instance):
+    ctl("delete", instance, "--yes")
+    ctl("wait", instance, "--for", "destroyed", "--timeout", "90", check=False, timeout=120)
+
+
+def key():
+    path = pathlib.Path("/root/tenant-key")
+    if not path.exists():
+        run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "lab", "-f", path)
+    return path
+
+
+def in_guest(instance, command, timeout=120):
+    """Runs @command in the guest with a tenant's key; its output."""
+    return ctl("ssh", instance, "--", "-i", key(), "-o", "BatchMode=yes", command, timeout=timeout).stdout
+
+
+def add_key(instance):
+    body = json.dumps({"ssh_pubkey": key().with_suffix(".pub").read_text(encoding="ascii").strip()})
+    run("curl", "-sS", "--fail-with-body", "--unix-socket", "/run/qudata/ctl.sock", "-X", "POST", "-H",
+        "Content-Type: application/json", "-d", body, f"http://localhost/v1/instances/{instance}/ssh")
+
+
+def qemu_pids():
+    return [int(pid) for pid in run("pgrep", "-x", "qemu-system-x86", check=False).stdout.split()]
+
+
+def main_pid(unit):
+    return int(run("systemctl", "show", "--value", "-p", "MainPID", f"{unit}.service").stdout)
+
+
+def journal(lines=30):
+    return run("journalctl", "--no-pager", "-o", "short-monotonic", "-n", lines, "-u", "qudata-*", check=False).stdout
