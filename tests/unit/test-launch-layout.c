@@ -6,8 +6,10 @@
  */
 #include "vfio-helper/launch/launch.h"
 
+#include <linux/mempolicy.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <sys/syscall.h>
 
 #include <cmocka.h>
 
@@ -214,12 +216,46 @@ static void test_host(void **state)
 	assert_true(host.is_amd);
 }
 
+static int mempolicy(unsigned long *ret_nodes)
+{
+	unsigned long nodes[1024 / (8 * sizeof(unsigned long))] = {0};
+	int mode;
+
+	if (syscall(SYS_get_mempolicy, &mode, nodes, 1024, NULL, 0) < 0)
+		return -errno;
+	*ret_nodes = nodes[0];
+	return mode;
+}
+
+/* One node for all devices: memory from there. Node 0 is the one that every machine has. */
+static void test_node(void **state)
+{
+	struct spawn_spec s = cards(1024, 2, GIB);
+	unsigned long nodes = 0;
+
+	(void)state;
+	if (mempolicy(&nodes) != MPOL_DEFAULT)
+		skip(); /* a kernel without nodes, or someone has chosen already */
+	s.devices[3].node = 1;
+	host_prefer_node(&s);
+	assert_int_equal(mempolicy(&nodes), MPOL_DEFAULT);
+	for (uint32_t i = 0; i < s.n_devices; i++)
+		s.devices[i].node = PROTO_NO_NODE;
+	host_prefer_node(&s);
+	assert_int_equal(mempolicy(&nodes), MPOL_DEFAULT);
+	for (uint32_t i = 0; i < s.n_devices; i++)
+		s.devices[i].node = 0;
+	host_prefer_node(&s);
+	assert_int_equal(mempolicy(&nodes), MPOL_PREFERRED);
+	assert_int_equal(nodes, 1);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_matrix), cmocka_unit_test(test_figures),
 		cmocka_unit_test(test_none),   cmocka_unit_test(test_extremes),
-		cmocka_unit_test(test_host),
+		cmocka_unit_test(test_host),   cmocka_unit_test(test_node),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
