@@ -57,12 +57,15 @@ static void put_holder(FILE *f, const struct gpu_holder_ev *holder, const char *
 		(void)fprintf(f, ", of %s", holder->service);
 }
 
-/* Who or what a reason is about, in brackets; nothing when the word says it all. */
+/*
+ * Who or what a reason is about, in brackets; nothing when the word says it all. The holders are
+ * told where the reason itself names nobody.
+ */
 static void put_who(FILE *f, const struct gpu_entry *entry, const struct gpu_reason_ev *reason,
 		    bool holders)
 {
 	bool other = reason->address != 0 && reason->address != entry->card.gpu;
-	size_t n = holders ? entry->n_holders : 0;
+	size_t n = holders && reason->what[0] == '\0' ? entry->n_holders : 0;
 	char text[GPUS_TEXT_SIZE];
 	const char *before = "";
 

@@ -13,6 +13,11 @@
 #include "ctl/table.h"
 #include "ctl/text.h"
 
+#define COLOR_BROKEN   31
+#define COLOR_RENTABLE 32
+#define COLOR_REFUSED  33
+#define COLOR_RENTED   36
+
 #define LIST_TIMEOUT_MS    60000
 #define RECOVER_TIMEOUT_MS 240000 /* more than the root helper may take for an act */
 
@@ -38,10 +43,10 @@ int gpu_verdict_color(const json_t *gpu)
 	const char *verdict = gpu_text(gpu, "verdict");
 
 	if (STR_EQ(verdict, "rentable"))
-		return 32;
+		return COLOR_RENTABLE;
 	if (STR_EQ(verdict, "quarantined") || STR_EQ(verdict, "half_bound"))
-		return 31;
-	return *gpu_text(gpu, "instance") ? 36 : 33;
+		return COLOR_BROKEN;
+	return *gpu_text(gpu, "instance") ? COLOR_RENTED : COLOR_REFUSED;
 }
 
 /* "16M,32G,32M": those that the card has. */
@@ -101,6 +106,18 @@ static void put_line(const char *fmt, ...)
 	putchar('\n');
 }
 
+/* Half-bound and quarantined GPUs have one remedy, which some reasons name themselves. */
+static bool needs_remedy(const json_t *gpu)
+{
+	const json_t *reason;
+	size_t i;
+
+	json_array_foreach (json_object_get(gpu, "reasons"), i, reason)
+		if (strstr(gpu_text(reason, "what"), "gpus recover"))
+			return false;
+	return gpu_verdict_color(gpu) == COLOR_BROKEN;
+}
+
 static void put_reasons(const json_t *gpu)
 {
 	const char *address = gpu_text(gpu, "address");
@@ -124,7 +141,7 @@ static void put_reasons(const json_t *gpu)
 			 gpu_text(holder, "program"), gpu_text(holder, "node"),
 			 *service ? ", of " : "", service);
 	}
-	if (gpu_verdict_color(gpu) == 31)
+	if (needs_remedy(gpu))
 		put_line("%s  try: qudatactl gpus recover %s", address, address);
 }
 

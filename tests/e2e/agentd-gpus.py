@@ -1,0 +1,442 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""The real agentd and qudatactl against a scripted vfio-helper: GPUs over HTTP and on the terminal.
+
+usage: agentd-gpus.py AGENTD QUDATACTL
+"""
+import contextlib
+import fcntl
+import http.client
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import unittest
+
+TOP = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(TOP / "tests/abuse"))
+from wire import CONST, EVENT, HEADER, OPS, REPLY, STATUS  # noqa: E402
+
+AGENTD, CTL = sys.argv[1:3]
+REASONS = ["rentable", "no_iommu", "boot_display", "virtualised", "not_viable", "reserved", "busy",
+           "quarantined", "half_bound"]
+PCI_IDS = "10de  NVIDIA Corporation\n\t2204  GA102 [GeForce RTX 3090]\n"
+
+
+def address(text):
+    domain, bus, rest = text.split(":")
+    slot, function = rest.split(".")
+    return int(domain, 16) << 16 | int(bus, 16) << 8 | int(slot, 16) << 3 | int(function)
+
+
+def record(name, **values):
+    op = OPS[name]
+    body = b"".join(f.pack(values.get(f.name, 0 if f.kind in ("U32", "U64") else "")) for f in op.request)
+    return HEADER.pack(op.number, EVENT, 0, 0, len(body)) + body
+
+
+class Gpu:
+    """One GPU of the scripted host."""
+
+    def __init__(self, where, together=(), reasons=(), holders=(), node=0):
+        self.address, self.reasons, self.holders, self.node = where, list(reasons), holders, node
+        self.together = sorted([where, *together])
+        self.vm = ""
+
+    def records(self):
+        gpu = address(self.address)
+        reasons = list(self.reasons)
+        if self.vm:
+            reasons.append(("busy", self.address, f"leased to VM {self.vm}"))
+        reasons.sort(key=lambda r: REASONS.index(r[0]))
+        verdict = REASONS.index(reasons[0][0]) if reasons else 0
+        out = record("GPU_CARD", gpu=gpu, vendor=0x10de, device=0x2204, class_code=0x030000, group=gpu & 0xff,
+                     bar0=16 << 20, bar1=32 << 30, node=self.node, verdict=verdict, resets=0b1001,
+                     driver="vfio-pci" if self.vm else "nvidia", vm=self.vm)
+        for other in self.together:
+            out += record("GPU_PART", gpu=gpu, address=address(other), vendor=0x10de, device=0x2204,
+                          class_code=0x030000, group=gpu & 0xff, role=0, driver="nvidia")
+        for reason, about, what in reasons:
+            out += record("GPU_REASON", gpu=gpu, address=address(about), reason=REASONS.index(reason), what=what)
+        for pid, program, node in self.holders:
+            out += record("GPU_HOLDER", gpu=gpu, pid=pid, program=program, node=node)
+        return out
+
+
+class Helper(threading.Thread):
+    """vfio-helper as far as agentd asks: VMs without QEMU, and the GPUs of a list."""
+
+    def __init__(self, path):
+        super().__init__(daemon=True)
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.listener.bind(path)
+        os.chmod(path, 0o666)
+        self.listener.listen(4)
+        self.gpus, self.asked, self.answers, self.raw_list = [], [], {}, None
+        self.vms, self.leases, self.quarantined = {}, {}, set()
+
+    def run(self):
+        with contextlib.suppress(OSError):
+            while True:
+                peer, _ = self.listener.accept()
+                with contextlib.closing(peer), contextlib.suppress(OSError):
+                    while data := peer.recv(CONST["PROTO_MSG_MAX"]):
+                        self.answer(peer, data)
+
+    def answer(self, peer, data):
+        number, _, _, request_id, _ = HEADER.unpack_from(data)
+        op = next(o for o in OPS.values() if o.number == number)
+        values, at = {}, HEADER.size
+        for f in op.request:
+            values[f.name] = data[at:at + f.size] if f.kind == "GPUS" else f.unpack(data[at:at + f.size])
+            at += f.size
+        self.asked.append(op.name)
+        status, rep, fds = "OK", {}, []
+        if self.answers.get(op.name):
+            status = self.answers[op.name].pop(0)
+        if status == "OK":
+            result = getattr(self, "on_" + op.stem, lambda v: {})(values)
+            status, rep, fds = result if isinstance(result, tuple) else ("OK", result, [])
+        body = b""
+        if status == "OK":
+            body = b"".join(f.pack(rep.get(f.name, [] if f.kind in ("PORTS", "NAMES") else
+                                           0 if f.kind in ("U32", "U64") else "")) for f in op.reply)
+        message = HEADER.pack(number, REPLY, STATUS[status], request_id, len(body)) + body
+        socket.send_fds(peer, [message], fds)
+        for fd in fds:
+            os.close(fd)
+
+    def on_helper_hello(self, _):
+        return {"version": CONST["PROTO_VERSION"], "max_vms": 4, "max_cpus": 8, "max_memory_mib": 8192,
+                "max_disk_mib": 65536, "port_low": 10000, "port_high": 65535, "boot_id": "boot"}
+
+    def on_vm_prepare(self, values):
+        self.vms[values["vm"]] = 1
+        return {"disk_mib": 2048}
+
+    def on_vm_describe(self, values):
+        return {"state": self.vms.get(values["vm"], 0), "gpus": len(self.leases.get(values["vm"], ()))}
+
+    def on_vm_forget(self, values):
+        if values["vm"] in self.leases:
+            return "CONFLICT", {}, []
+        self.vms.pop(values["vm"], None)
+        return {}
+
+    def on_gpu_list(self, _):
+        raw = b"".join(g.records() for g in self.gpus) if self.raw_list is None else self.raw_list
+        fd = os.memfd_create("gpus", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.write(fd, raw)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
+                    | fcntl.F_SEAL_WRITE)
+        return "OK", {"gpus": len(self.gpus), "bytes": len(raw)}, [fd]
+
+    def on_gpu_bind(self, values):
+        wanted = [a for a, in struct.iter_unpack("=Q", values["gpus"]) if a]
+        self.leases[values["vm"]] = wanted
+        for g in self.gpus:
+            if address(g.address) in wanted:
+                g.vm = values["vm"]
+        return {"functions": len(wanted)}
+
+    def on_gpu_release(self, values):
+        held = self.leases.pop(values["vm"], [])
+        bad = [g for g in self.gpus if address(g.address) in held and g.address in self.quarantined]
+        for g in self.gpus:
+            if address(g.address) in held:
+                g.vm = ""
+        for g in bad:
+            g.reasons.append(("quarantined", g.address, "no answer after the reset"))
+        return {"released": len(held) - len(bad), "quarantined": len(bad)}
+
+    def on_gpu_recover(self, values):
+        found = [g for g in self.gpus if values["gpu"] in (0, address(g.address))]
+        if not found:
+            return "NOT_FOUND", {}, []
+        bad = [g for g in found if any(r[0] == "quarantined" for r in g.reasons)]
+        for g in bad:
+            g.reasons = [r for r in g.reasons if r[0] != "quarantined"]
+        return {"recovered": len(bad), "left": 0}
+
+
+class Connection(http.client.HTTPConnection):
+    def __init__(self, path):
+        super().__init__("localhost", timeout=30)
+        self.path = path
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(30)
+        self.sock.connect(self.path)
+
+
+class Case(unittest.TestCase):
+    maxDiff = None
+    settings = ""
+
+    def setUp(self):
+        self.dir = tempfile.mkdtemp(prefix="agentd-gpus-")
+        os.chmod(self.dir, 0o755)
+        self.addCleanup(shutil.rmtree, self.dir)
+        self.helper = None
+        self.user = {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.getuid() == 0 else {}
+        for name in ("data", "run"):
+            os.mkdir(self.path(name), 0o700)
+            if self.user:
+                shutil.chown(self.path(name), "nobody", "nogroup")
+        pathlib.Path(self.path("pci.ids")).write_text(PCI_IDS, encoding="ascii")
+        pathlib.Path(self.path("agentd.conf")).write_text(
+            f"data_dir = {self.path('data')}\nctl_socket = {self.path('run/ctl.sock')}\n"
+            f"helper_socket = {self.path('helper.sock')}\nvmmon_socket = {self.path('vmmon.sock')}\n"
+            f"frp_socket = {self.path('frp.sock')}\npci_ids = {self.path('pci.ids')}\n{self.settings}",
+            encoding="ascii")
+        self.start_helper()
+        self.start()
+
+    def path(self, name):
+        return os.path.join(self.dir, name)
+
+    def start_helper(self):
+        self.helper = Helper(self.path("helper.sock"))
+        self.addCleanup(self.helper.listener.close)
+        self.helper.start()
+
+    def start(self, ready=None):
+        with open(self.path("log"), "ab") as log:
+            self.daemon = subprocess.Popen([AGENTD, "--config", self.path("agentd.conf")], cwd="/", env={},
+                                           stderr=log, **self.user)
+        self.addCleanup(self.stop)
+        self.until("agentd answers", ready or self.is_up)
+
+    def stop(self, sig=signal.SIGTERM):
+        if self.daemon.returncode is None:
+            self.daemon.send_signal(sig)
+            code = self.daemon.wait(timeout=20)
+            self.assertEqual(code, 0 if sig == signal.SIGTERM else -sig, self.log())
+
+    def log(self):
+        return pathlib.Path(self.path("log")).read_text(encoding="utf-8")
+
+    def is_up(self):
+        try:
+            return self.call("GET", "/v1/host")[1]["data"]["peers"]["vfio-helper"]["connected"]
+        except OSError:
+            return False
+
+    def until(self, what, condition, timeout=20):
+        end = time.monotonic() + timeout
+        while time.monotonic() < end:
+            value = condition()
+            if value:
+                return value
+            time.sleep(0.02)
+        self.fail(f"not in time: {what}\n{self.log()}")
+
+    def call(self, method, path, body=None, tcp=False, secret=True):
+        if tcp:
+            port = self.call("GET", "/v1/host")[1]["data"]["http_port"]
+            conn = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        else:
+            conn = Connection(self.path("run/ctl.sock"))
+        headers = {}
+        if tcp and secret:
+            headers["X-Agent-Secret"] = pathlib.Path(self.path("data/secret")).read_text(encoding="ascii").strip()
+        with contextlib.closing(conn):
+            conn.request(method, path, json.dumps(body) if body is not None else None, headers)
+            answer = conn.getresponse()
+            return answer.status, json.loads(answer.read())
+
+    def refused(self, body, status, *parts, path="/v1/instances"):
+        code, answer = self.call("POST", path, body)
+        self.assertEqual(code, status, answer)
+        for part in parts:
+            self.assertIn(part, answer["error"])
+        return answer["error"]
+
+    def create(self, **body):
+        code, answer = self.call("POST", "/v1/instances", body)
+        self.assertEqual(code, 200, answer)
+        return answer["data"]["instance_id"], answer["data"]["gpus"]
+
+    def instance(self, name):
+        return self.call("GET", f"/v1/instances/{name}")[1].get("data")
+
+    def ctl(self, *args, expect=0):
+        done = subprocess.run([CTL, "--socket", self.path("run/ctl.sock"), *args], capture_output=True,
+                              timeout=60, check=False, stdin=subprocess.DEVNULL,
+                              env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"})
+        self.assertEqual(done.returncode, expect, done)
+        return done.stdout.decode()
+
+
+class Gpus(Case):
+    def host(self):
+        self.helper.gpus = [
+            Gpu("0000:01:00.0"),
+            Gpu("0000:02:00.0", reasons=[("not_viable", "0000:09:00.0", "e1000e")],
+                holders=[(7, "nvidia-smi", "/dev/nvidia1")]),
+            Gpu("0000:81:00.0", together=["0000:82:00.0"], node=1),
+            Gpu("0000:82:00.0", together=["0000:81:00.0"], node=1),
+        ]
+
+    def test_list(self):
+        self.assertEqual(self.call("GET", "/v1/gpus"), (200, {"ok": True, "data": {"gpus": []}}))
+        self.host()
+        _, answer = self.call("GET", "/v1/gpus")
+        gpus = answer["data"]["gpus"]
+        self.assertEqual(gpus[0], {
+            "address": "0000:01:00.0", "name": "GeForce RTX 3090", "vendor_name": "NVIDIA Corporation",
+            "device_name": "GA102 [GeForce RTX 3090]", "verdict": "rentable", "instance": None, "leased": False,
+            "driver": "nvidia", "vendor": "10de", "device": "2204", "subvendor": "0000", "subdevice": "0000",
+            "class": "030000", "revision": "00", "group": 0, "node": 0,
+            "bars": [16 << 20, 32 << 30, 0, 0, 0, 0], "resets": ["flr", "bus"], "together": [],
+            "parts": [{"address": "0000:01:00.0", "role": "gpu", "vendor": "10de", "device": "2204",
+                       "class": "030000", "group": 0, "driver": "nvidia", "what": ""}],
+            "reasons": [], "holders": []})
+        self.assertEqual(gpus[1]["reasons"], [
+            {"reason": "not_viable", "address": "0000:09:00.0", "what": "e1000e",
+             "text": "its IOMMU group holds a device that is not the card's"}])
+        self.assertEqual(gpus[1]["holders"],
+                         [{"pid": 7, "program": "nvidia-smi", "node": "/dev/nvidia1", "service": ""}])
+        self.assertEqual(gpus[2]["together"], ["0000:82:00.0"])
+        self.assertIn("0000:01:00.0  GeForce RTX 3090  rentable", self.ctl("gpus"))
+        self.assertIn("└─ 0000:02:00.0  GeForce RTX 3090  not_viable", self.ctl("gpus", "--tree"))
+
+    def test_operators_only(self):
+        for method, path in (("GET", "/v1/gpus"), ("POST", "/v1/gpus/recover"),
+                             ("POST", "/v1/gpus/0000:01:00.0/recover")):
+            self.assertEqual(self.call(method, path, tcp=True, secret=False)[0], 401)
+            code, answer = self.call(method, path, tcp=True)
+            self.assertEqual(code, 403, answer)
+            self.assertIn("operators", answer["error"])
+        self.assertNotIn("GPU_LIST", self.helper.asked)
+        self.assertNotIn("GPU_RECOVER", self.helper.asked)
+
+    def test_list_that_breaks_its_rules(self):
+        self.host()
+        good = b"".join(g.records() for g in self.helper.gpus)
+        for raw in (good[:-1], good + b"\0" * 16, good[HEADER.size:], good[::-1], b"\xff" * 5000):
+            self.helper.raw_list = raw
+            code, answer = self.call("GET", "/v1/gpus")
+            self.assertEqual(code, 500, answer)
+            self.refused({"gpus": 1}, 500, "gpus: ")
+        self.helper.raw_list = None
+        self.assertEqual(self.call("GET", "/v1/gpus")[0], 200)
+        self.assertEqual(self.call("GET", "/v1/instances")[1]["data"]["instances"], [])
+
+    def test_host_without_gpus(self):
+        self.refused({"gpu_count": 1}, 422, "gpu_count: this host has no GPU")
+        self.refused({"gpu_addr": "0000:01:00.0"}, 422, "gpu_addr: 0000:01:00.0: there is no GPU at this address")
+        self.refused({"env_variables": {"QUDATA_GPU_COUNT": "2"}}, 422, "env_variables.QUDATA_GPU_COUNT")
+        self.create(gpus=0)
+        self.create(gpu_addr="", env_variables={"QUDATA_GPU_COUNT": "0"})
+
+    def test_helper_says_no(self):
+        self.helper.answers["GPU_LIST"] = ["DENIED", "BUSY", "DENIED"]
+        self.refused({"gpus": 1}, 422, "gpus: ", "the policy forbids it")
+        self.refused({"gpus": 1}, 503, "gpus: ")
+        self.assertEqual(self.call("GET", "/v1/gpus")[0], 503)
+
+    def test_helper_is_away(self):
+        self.helper.listener.close()
+        os.unlink(self.path("helper.sock"))
+        self.stop()
+        self.start(self.answers)
+        self.assertEqual(self.call("GET", "/v1/gpus")[0], 503)
+        self.refused({"gpus": 1}, 503, "gpus: vfio-helper is not connected")
+        self.create()  # without GPUs the helper is not needed yet
+
+    def answers(self):
+        try:
+            return self.call("GET", "/ping")[0] == 200
+        except OSError:
+            return False
+
+    def test_choice(self):
+        self.host()
+        self.refused({"gpus": 4}, 409, "gpus: 4 GPUs are wanted, 3 of 4 can be had: ",
+                     "0000:02:00.0: not_viable (0000:09:00.0: e1000e)")
+        self.refused({"gpus": 5}, 422)
+        self.refused({"gpu_addr": "0000:02:00.0"}, 409, "gpu_addr: 0000:02:00.0: not_viable (0000:09:00.0: e1000e)")
+        self.refused({"gpus": ["0000:81:00.0"]}, 409,
+                     "0000:81:00.0: can only be rented together with 0000:82:00.0")
+        first, gpus = self.create(gpus=2)
+        self.assertEqual(gpus, ["0000:81:00.0", "0000:82:00.0"])
+        error = self.refused({"gpus": 2}, 409)
+        self.assertIn(first, error)
+        _, gpus = self.create(gpu_addr="00000000:01:00.0")
+        self.assertEqual(gpus, ["0000:01:00.0"])
+        self.refused({"gpus": 1}, 409, "0 of 4 can be had", "promised to instance")
+        owners = {g["address"]: g["instance"] for g in self.call("GET", "/v1/gpus")[1]["data"]["gpus"]}
+        self.assertEqual(owners["0000:81:00.0"], first)
+        self.assertIsNone(owners["0000:02:00.0"])
+        self.assertIn(first, self.ctl("gpus"))
+
+    def test_promise_survives_a_crash_and_ends_with_the_instance(self):
+        self.host()
+        name, gpus = self.create(gpus=1)
+        self.assertEqual(gpus, ["0000:01:00.0"])
+        self.stop(signal.SIGKILL)
+        self.start()
+        self.assertEqual(self.instance(name)["gpus"], gpus)
+        self.refused({"gpus": 1}, 409, f"0000:01:00.0: promised to instance {name}")
+        # No vmmon here: the way up stops before the lease, the way down before the record goes.
+        self.until("the disk is made", lambda: name in self.helper.vms)
+        self.helper.leases[name] = [address("0000:01:00.0")]
+        self.helper.gpus[0].vm = name
+        self.helper.quarantined = {"0000:01:00.0"}
+        self.call("DELETE", f"/v1/instances/{name}")
+        self.until("the GPU is given back", lambda: "VM_FORGET" in self.helper.asked)
+        self.assertLess(self.helper.asked.index("GPU_RELEASE"), self.helper.asked.index("VM_FORGET"))
+        self.until("it is said", lambda: "GPUs did not come back well" in self.log())
+        gpu = self.call("GET", "/v1/gpus")[1]["data"]["gpus"][0]
+        self.assertEqual((gpu["verdict"], gpu["reasons"][0]["what"]), ("quarantined", "no answer after the reset"))
+        self.ctl("gpus", "recover", "0000:01:00.0")
+        self.assertEqual(self.call("GET", "/v1/gpus")[1]["data"]["gpus"][0]["verdict"], "rentable")
+
+    def test_recover(self):
+        self.host()
+        self.assertEqual(self.call("POST", "/v1/gpus/recover")[1]["data"], {"recovered": 0, "left": 0})
+        self.assertEqual(self.call("POST", "/v1/gpus/0000:09:00.0/recover")[0], 404)
+        self.assertEqual(self.call("POST", "/v1/gpus/0000:1:00.0/recover")[0], 404)
+        self.helper.answers["GPU_RECOVER"] = ["BUSY"]
+        self.assertEqual(self.call("POST", "/v1/gpus/recover")[0], 409)
+        self.assertEqual(self.call("GET", "/v1/gpus/recover")[0], 405)
+
+    def test_one_bare_instance(self):
+        """Two creates on the bare path while the list is being fetched: one of them is refused."""
+        self.host()
+        codes = []
+
+        def post():
+            codes.append(self.call("POST", "/instances", {"gpu_count": 1})[0])
+        threads = [threading.Thread(target=post) for _ in range(2)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        self.assertEqual(sorted(codes), [200, 409])
+
+
+class Debugging(Case):
+    settings = "debug = yes\n"
+
+    def test_requests_go_through_without_gpus(self):
+        self.assertEqual(self.create(gpu_addr="0000:01:00.0")[1], [])
+        self.helper.answers["GPU_LIST"] = ["DENIED"]
+        self.assertEqual(self.create(gpus=3)[1], [])
+        self.helper.gpus = [Gpu("0000:01:00.0")]
+        self.assertEqual(self.create(gpus=1)[1], ["0000:01:00.0"])
+        self.refused({"gpus": 1}, 409)
+
+
+if __name__ == "__main__":
+    unittest.main(argv=[sys.argv[0], "-v"])
