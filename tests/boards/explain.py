@@ -115,12 +115,23 @@ class Program:
         for name in ("vfio-bind", "vfio-helper"):
             shutil.copy2(pathlib.Path(build) / "vfio-helper" / name, self.folder)
         self.config = self.scratch / "helper.conf"
+        self.state = self.scratch / "state"
+        self.records = pathlib.Path(build) / "tests/boards/boards-records"
 
     def configure(self, settings):
-        """Writes helper.conf; the state directory is an empty one, so nothing is leased."""
-        self.config.unlink(missing_ok=True)
-        self.config.write_text("".join(s + "\n" for s in settings), encoding="ascii")
+        """Writes helper.conf."""
+        lines = [f"gpu_state_dir = {self.state}", *settings]
+        self.config.write_text("".join(line + "\n" for line in lines), encoding="ascii")
         self.config.chmod(0o644)
+
+    def write_records(self, lines):
+        """Makes the state directory anew, with these records in it (as records.c reads them)."""
+        shutil.rmtree(self.state, ignore_errors=True)
+        if lines:
+            self.state.mkdir()
+            subprocess.run([self.records, self.state], input="\n".join(lines), text=True, timeout=60,
+                           check=True)
+            give_away(self.state)
 
     def run(self, *args, name="vfio-bind", privileged=False):
         drop = {}
