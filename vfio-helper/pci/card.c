@@ -255,8 +255,7 @@ void card_closure(struct card_map *map, uint32_t gpu)
 	while (grown) {
 		grown = false;
 		for (uint32_t i = 0; i < map->tree->n_funcs; i++)
-			if (map->roles[i] == PROTO_ROLE_GPU ||
-			    map->roles[i] == PROTO_ROLE_COMPANION)
+			if (map->roles[i] != CARD_NO_PART && map->gpu_of[i] != PCI_NO_INDEX)
 				grown |= add_group(map, i);
 	}
 }

@@ -51,14 +51,15 @@ static void _printf_(4, 5) against(struct court *c, enum proto_gpu_reason reason
 /* One rule, asked of every part of the GPU that is judged. */
 typedef void (*rule_fn)(struct court *c, const struct gpu_part *part, const struct pci_func *func);
 
-static bool of_card(const struct gpu_part *part)
+/* Is it of one of the cards, even if critical? */
+static bool of_card(const struct court *c, const struct gpu_part *part)
 {
-	return part->role == PROTO_ROLE_GPU || part->role == PROTO_ROLE_COMPANION;
+	return c->map.gpu_of[part->func] != PCI_NO_INDEX;
 }
 
 static void rule_iommu(struct court *c, const struct gpu_part *part, const struct pci_func *func)
 {
-	if (of_card(part) && func->group == PROTO_NO_GROUP)
+	if (of_card(c, part) && func->group == PROTO_NO_GROUP)
 		against(c, PROTO_GPU_NO_IOMMU, func, "%s", "");
 }
 
@@ -102,7 +103,7 @@ static void rule_display(struct court *c, const struct gpu_part *part, const str
 
 static void rule_virtual(struct court *c, const struct gpu_part *part, const struct pci_func *func)
 {
-	if (!of_card(part))
+	if (!of_card(c, part))
 		return;
 	if (func->physfn != PCI_NO_INDEX && !c->policy->allow_virtual_functions)
 		against(c, PROTO_GPU_VIRTUALISED, func, "a virtual function");
@@ -133,7 +134,7 @@ static void rule_strangers(struct court *c)
 		bool met = false;
 
 		for (uint32_t k = 0; k < c->gpu->n_parts; k++)
-			met |= of_card(&c->gpu->parts[k]) &&
+			met |= of_card(c, &c->gpu->parts[k]) &&
 			       c->tree->funcs[c->gpu->parts[k].func].group == s->group;
 		if (met)
 			against(c, PROTO_GPU_NOT_VIABLE, NULL, "%s", s->name);
@@ -149,17 +150,34 @@ static const struct gpu_quarantine_ref *quarantine_of(const struct gpu_state *st
 	return NULL;
 }
 
+static bool is_held(const struct gpu_state *state, uint32_t func)
+{
+	for (uint32_t i = 0; i < state->n_holders; i++)
+		if (state->holders[i].func == func)
+			return true;
+	return false;
+}
+
+/* Is it on a VFIO driver for someone else than a VM of ours? */
+static bool is_vfio_of_others(const struct court *c, uint32_t index)
+{
+	const struct pci_func *func = &c->tree->funcs[index];
+
+	/* What we have leased or could not give back is on a VFIO driver by our own doing. */
+	if (!func->vfio || gpu_lease_of(c->state, func->address) ||
+	    quarantine_of(c->state, func->address))
+		return false;
+	return !c->policy->adopt_vfio || func->overridden || is_held(c->state, index);
+}
+
 static void rule_reserved(struct court *c, const struct gpu_part *part, const struct pci_func *func)
 {
-	/* What we have leased or could not give back is on a VFIO driver by our own doing. */
-	bool ours = gpu_lease_of(c->state, func->address) || quarantine_of(c->state, func->address);
-
 	if (part->role == PROTO_ROLE_GPU &&
 	    gpu_policy_has(c->policy->never, c->policy->n_never, func->address))
 		against(c, PROTO_GPU_RESERVED, func, "helper.conf");
-	else if (of_card(part) &&
+	else if (of_card(c, part) &&
 		 (STR_EQ(func->driver, "pci-stub") || STR_EQ(func->driver, "pciback") ||
-		  (func->vfio && !ours && !c->policy->adopt_vfio)))
+		  is_vfio_of_others(c, part->func)))
 		against(c, PROTO_GPU_RESERVED, func, "driver %s", func->driver);
 }
 
@@ -172,7 +190,7 @@ static void rule_busy(struct court *c, const struct gpu_part *part, const struct
 			against(c, PROTO_GPU_BUSY, func, "leased to VM %s", lease->vm);
 		return;
 	}
-	if (of_card(part) && STR_EQ(func->driver, "nouveau") && !c->policy->allow_nouveau)
+	if (of_card(c, part) && STR_EQ(func->driver, "nouveau") && !c->policy->allow_nouveau)
 		against(c, PROTO_GPU_BUSY, func, "driver nouveau, which policy may not stop");
 	for (uint32_t i = 0; i < c->state->n_holders; i++) {
 		const struct gpu_holder *h = &c->state->holders[i];
@@ -317,5 +335,6 @@ uint32_t gpu_find(const struct gpu_list *list, const struct pci_tree *tree, pci_
 
 bool gpu_part_is_bound(const struct gpu_part *part)
 {
-	return of_card(part) || part->role == PROTO_ROLE_ALONG;
+	return part->role == PROTO_ROLE_GPU || part->role == PROTO_ROLE_COMPANION ||
+	       part->role == PROTO_ROLE_ALONG;
 }

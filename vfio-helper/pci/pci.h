@@ -61,6 +61,7 @@ struct pci_func {
 	uint64_t bars[PCI_BARS];      /* bytes; 0: not there */
 	char driver[PCI_DRIVER_SIZE]; /* "" without one */
 	bool vfio;                    /* @driver is one of VFIO's: vfio-pci or a variant */
+	bool overridden; /* and it got there by its address (driver_override), not by ids */
 	bool boot_vga;
 	bool display;  /* a connected connector of it is enabled, or it holds the console */
 	bool critical; /* a disk with a medium, or a configured network interface, is behind it */

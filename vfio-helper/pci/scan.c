@@ -90,20 +90,22 @@ static void read_resets(int dir_fd, struct pci_func *func)
 		func->resets = 1u << PROTO_RESET_DEVICE_SPECIFIC; /* before 5.15: no word for it */
 }
 
-/*
- * Not driver_override: the kernel shows it under the device's lock, so that reading it of a device
- * whose driver hangs never ends.
- */
 static void read_driver(int dir_fd, struct pci_func *func)
 {
 	char text[SYSFS_TEXT_SIZE];
 
-	if (sysfs_link(dir_fd, "driver", text) >= 0)
-		proto_text_set(func->driver, sizeof(func->driver), sysfs_base(text));
+	if (sysfs_link(dir_fd, "driver", text) < 0)
+		return;
+	proto_text_set(func->driver, sizeof(func->driver), sysfs_base(text));
 	/* The kernel makes vfio-dev for whatever registers with VFIO (6.1 and newer); the drivers
 	 * of its own tree all say so in their names. */
-	func->vfio = func->driver[0] != '\0' &&
-		     (strstr(func->driver, "vfio") || faccessat(dir_fd, "vfio-dev", F_OK, 0) == 0);
+	func->vfio = strstr(func->driver, "vfio") || faccessat(dir_fd, "vfio-dev", F_OK, 0) == 0;
+	/*
+	 * Of nothing else: the kernel shows driver_override under the device's lock, which an
+	 * unbind that hangs keeps. It has taken the link away before, so here is none.
+	 */
+	func->overridden = func->vfio && sysfs_text(dir_fd, "driver_override", text) >= 0 &&
+			   STR_EQ(text, func->driver);
 }
 
 /* "card0-HDMI-A-1" below drm/card0: connected, and showing something? */
