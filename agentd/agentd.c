@@ -5,6 +5,7 @@
  */
 #include "agentd/agentd.h"
 
+#include "agentd/report.h"
 #include "agentd/store.h"
 #include "agentd/view.h"
 #include "common/log.h"
@@ -60,27 +61,31 @@ size_t agentd_gpu_claims(const struct agentd *a,
 	return n;
 }
 
-/* Brings the status word up to date. */
-static void refresh_status(struct instance *inst)
+/* Brings the status word up to date; has it changed? */
+static bool refresh_status(struct instance *inst)
 {
 	const char *status = view_status(inst), *before = inst->status;
 
 	if (STR_EQ(status, before))
-		return;
+		return false;
 	inst->run.since_s = (int64_t)time(NULL);
 	inst->status = status;
 	log_event(LOG_NOTICE, "instance status", LOG_STR("INSTANCE", inst->id),
 		  LOG_STR("FROM", before), LOG_STR("TO", status),
 		  LOG_STR("REASON", inst->run.error[0] ? inst->run.error : inst->run.note));
+	return true;
 }
 
 void agentd_changed(struct agentd *a, struct instance *inst)
 {
-	refresh_status(inst);
+	bool changed = refresh_status(inst);
+
 	free(TAKE_PTR(inst->view));
 	free(TAKE_PTR(a->list_view));
 	free(TAKE_PTR(a->bare_view));
 	agentd_tell_manager(a);
+	if (changed)
+		report_changed(a);
 	agentd_kick(a); /* waiters */
 }
 
@@ -106,10 +111,11 @@ void agentd_tell_manager(struct agentd *a)
 int agentd_commit(struct agentd *a, struct instance *inst, const struct run *next)
 {
 	struct run before = inst->run;
+	bool changed;
 	int r;
 
 	inst->run = *next;
-	refresh_status(inst); /* the word is stored, too */
+	changed = refresh_status(inst); /* the word is stored, too */
 	r = store_save(a->store_fd, inst);
 	if (r < 0) {
 		inst->run = before;
@@ -117,6 +123,8 @@ int agentd_commit(struct agentd *a, struct instance *inst, const struct run *nex
 			  LOG_STR("INSTANCE", inst->id), LOG_ERRNO(r));
 	}
 	agentd_changed(a, inst);
+	if (changed)
+		report_changed(a);
 	return r;
 }
 
@@ -131,5 +139,6 @@ int agentd_erase(struct agentd *a, struct instance *inst)
 	TAILQ_REMOVE(&a->instances, inst, link);
 	instance_free(inst);
 	agentd_tell_manager(a);
+	report_changed(a);
 	return 0;
 }

@@ -7,6 +7,7 @@
 
 #include "agentd/auth.h"
 #include "agentd/config.h"
+#include "agentd/controlplane.h"
 #include "agentd/gpunames.h"
 #include "agentd/http.h"
 #include "agentd/instance.h"
@@ -38,7 +39,13 @@ struct agentd {
 	struct event_base *base;  /* owned */
 	struct http_server *http; /* owned */
 	struct peers *peers;      /* owned */
+	struct controlplane *cp;  /* owned; NULL without a control plane */
 	struct gpu_names gpu_names;
+	/* For the control plane: report.c */
+	uint32_t host_gpus;
+	bool host_gpus_asked, host_gpus_known;
+	char host_gpu_name[CONTROL_TEXT];
+	struct control_init offered;    /* secret; the tunnels that the control plane offers */
 	int store_fd;                   /* owned; the instances' directory */
 	struct event *work;             /* owned; makes drive_all() run soon */
 	struct event *timer;            /* owned; makes it run later */

@@ -6,6 +6,7 @@
 #include "agentd/later.h"
 #include "agentd/ports.h"
 #include "agentd/reply.h"
+#include "agentd/report.h"
 #include "agentd/route.h"
 #include "agentd/store.h"
 #include "agentd/view.h"
@@ -200,6 +201,7 @@ static void create_now(struct agentd *a, struct http_request *req,
 		return;
 	}
 	TAILQ_INSERT_TAIL(&a->instances, inst, link);
+	report_changed(a);
 	log_event(LOG_NOTICE, "instance created", LOG_STR("INSTANCE", inst->id),
 		  LOG_NUM("CPUS", inst->cpus), LOG_NUM("MEMORY_MIB", inst->memory_mib),
 		  LOG_NUM("GPUS", proto_gpus_count(inst->gpus)));

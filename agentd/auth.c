@@ -11,11 +11,14 @@
 #include <sys/random.h>
 #include <sys/stat.h>
 
-static const char alphabet[] = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+#define LETTERS_DIGITS "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+static const char alphabet[] = LETTERS_DIGITS;      /* of what we make */
+static const char may_hold[] = LETTERS_DIGITS "_-"; /* of what we are given */
 
 #define ALPHABET_LEN (sizeof(alphabet) - 1)
 
-static int make_secret(char ret_secret[static AUTH_SECRET_LEN + 1])
+static int make_secret(char ret_secret[static AUTH_SECRET_MAX + 1])
 {
 	size_t n = strlen(AUTH_PREFIX);
 
@@ -33,16 +36,24 @@ static int make_secret(char ret_secret[static AUTH_SECRET_LEN + 1])
 	return 0;
 }
 
+static int write_secret(int dirfd, const char *secret)
+{
+	char line[AUTH_SECRET_MAX + 2];
+	int r;
+
+	(void)snprintf(line, sizeof(line), "%s\n", secret);
+	r = fd_replace_file(dirfd, AUTH_FILE, line, strlen(line), 0600);
+	explicit_bzero(line, sizeof(line));
+	return r;
+}
+
 static int create(int dirfd, struct auth *auth, struct err *reterr)
 {
-	char line[AUTH_SECRET_LEN + 2];
 	int r = make_secret(auth->secret);
 
 	if (r < 0)
 		return err_errno(reterr, r, "cannot get random bytes");
-	(void)snprintf(line, sizeof(line), "%s\n", auth->secret);
-	r = fd_replace_file(dirfd, AUTH_FILE, line, strlen(line), 0600);
-	explicit_bzero(line, sizeof(line));
+	r = write_secret(dirfd, auth->secret);
 	return r < 0 ? err_errno(reterr, r, "cannot write the agent secret") : 0;
 }
 
@@ -51,14 +62,14 @@ static bool secret_ok(const char *secret)
 {
 	size_t n = strlen(AUTH_PREFIX), len = strlen(secret);
 
-	return strncmp(secret, AUTH_PREFIX, n) == 0 && len >= n + 20 && len <= AUTH_SECRET_LEN &&
-	       secret[n + strspn(secret + n, alphabet)] == '\0';
+	return strncmp(secret, AUTH_PREFIX, n) == 0 && len >= n + 20 && len <= AUTH_SECRET_MAX &&
+	       secret[n + strspn(secret + n, may_hold)] == '\0';
 }
 
 int auth_load(int dirfd, struct auth *ret_auth, struct err *reterr)
 {
 	_cleanup_close_ int fd = openat(dirfd, AUTH_FILE, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
-	char text[AUTH_SECRET_LEN + 2];
+	char text[AUTH_SECRET_MAX + 2];
 	struct stat st;
 	ssize_t n;
 
@@ -76,12 +87,24 @@ int auth_load(int dirfd, struct auth *ret_auth, struct err *reterr)
 	if (n > 0 && text[n - 1] == '\n')
 		text[n - 1] = '\0';
 	if (n < 0 || !secret_ok(text))
-		return err_set(reterr, -EINVAL,
-			       "the file %s in the state directory holds no secret "
-			       "(%s and 20 to 43 letters and digits); remove it to get a new one",
-			       AUTH_FILE, AUTH_PREFIX);
-	(void)snprintf(ret_auth->secret, sizeof(ret_auth->secret), "%.*s", AUTH_SECRET_LEN, text);
+		return err_set(
+			reterr, -EINVAL,
+			"the file %s in the state directory holds no secret "
+			"(%s and 20 to 60 letters, digits, _ and -); remove it to get a new one",
+			AUTH_FILE, AUTH_PREFIX);
+	(void)snprintf(ret_auth->secret, sizeof(ret_auth->secret), "%.*s", AUTH_SECRET_MAX, text);
 	explicit_bzero(text, sizeof(text));
+	return 0;
+}
+
+int auth_replace(int dirfd, struct auth *auth, const char *secret)
+{
+	int r = secret_ok(secret) ? write_secret(dirfd, secret) : -EINVAL;
+
+	if (r < 0)
+		return r;
+	memset(auth->secret, 0, sizeof(auth->secret));
+	(void)snprintf(auth->secret, sizeof(auth->secret), "%s", secret);
 	return 0;
 }
 

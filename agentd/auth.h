@@ -10,11 +10,12 @@
 #include "common/err.h"
 
 #define AUTH_PREFIX     "sk-"
-#define AUTH_SECRET_LEN (3 + 43) /* 43 characters of 62: 256 bits */
+#define AUTH_SECRET_LEN (3 + 43) /* of one that we make: 43 characters of 62, 256 bits */
+#define AUTH_SECRET_MAX 63       /* of one that we are given */
 #define AUTH_FILE       "secret"
 
 struct auth {
-	char secret[AUTH_SECRET_LEN + 1];
+	char secret[AUTH_SECRET_MAX + 1];
 };
 
 /*
@@ -22,6 +23,9 @@ struct auth {
  * (-EPERM) a file that others may read or write, and (-EINVAL) a content that is no secret.
  */
 int auth_load(int dirfd, struct auth *ret_auth, struct err *reterr);
+
+/* Makes @secret the secret, on disk first. -EINVAL when it is none; otherwise -errno, unchanged. */
+int auth_replace(int dirfd, struct auth *auth, const char *secret);
 
 /* Is @given the secret? Takes the same time for every wrong answer of one length. */
 bool auth_matches(const struct auth *auth, const char *given);

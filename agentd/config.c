@@ -5,7 +5,12 @@
  */
 #include "agentd/config.h"
 
+#include "agentd/control/control.h"
+#include "common/fd.h"
 #include "common/log.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
 
 #define WEEK_S (7u * 24 * 3600)
 
@@ -22,6 +27,14 @@ static const struct conf_key keys[] = {
 	{KEY("vmmon_socket", CONF_PATH, vmmon_socket)},
 	{KEY("frp_socket", CONF_PATH, frp_socket)},
 	{KEY("control_plane", CONF_TEXT, control_plane)},
+	{KEY("control_ca_file", CONF_PATH, control_ca_file)},
+	{KEY("control_pinned_key", CONF_TEXT, control_pinned_key)},
+	{KEY("api_key_file", CONF_PATH, api_key_file)},
+	{KEY("public_address", CONF_TEXT, public_address)},
+	{KEY("location_city", CONF_TEXT, location_city)},
+	{KEY("location_country", CONF_TEXT, location_country)},
+	{KEY("location_region", CONF_TEXT, location_region)},
+	{NUMBER("stats_interval_ms", stats_interval_ms, 100, 3600 * 1000)},
 	{KEY("base_image", CONF_NAME, base_image)},
 	{KEY("pci_ids", CONF_PATH, pci_ids)},
 	{NUMBER("port", port, 0, UINT16_MAX)},
@@ -75,6 +88,7 @@ void config_defaults(struct agentd_config *ret_config)
 		.vmmon_socket = "/run/qudata/vmmon.sock",
 		.frp_socket = "/run/qudata/frp.sock",
 		.control_plane = "none",
+		.stats_interval_ms = 500,
 		.base_image = "debian-12",
 		.pci_ids = "/usr/share/misc/pci.ids",
 		.default_cpus = 4,
@@ -90,12 +104,11 @@ void config_defaults(struct agentd_config *ret_config)
 
 static int check(const struct agentd_config *config, struct err *reterr)
 {
-	if (!STR_EQ(config->control_plane, "none"))
-		return err_set(
-			reterr, -EOPNOTSUPP,
-			"control_plane = %.100s: a control plane comes with a later version; "
-			"this one knows `control_plane = none` only",
-			config->control_plane);
+	if (!STR_EQ(config->control_plane, "none") &&
+	    strncmp(config->control_plane, "http", strlen("http")) != 0)
+		return err_set(reterr, -EINVAL,
+			       "control_plane must be none or an URL such as "
+			       "https://internal.qudata.ai/v0");
 	if (config->port != 0 && config->port < 1024)
 		return err_set(reterr, -EINVAL,
 			       "port must be 0 (any of 15001 to 15300) or from 1024 to 65535");
@@ -121,6 +134,65 @@ static const char *yes_or_no(const char *value)
 	return "yes";
 }
 
+static int read_key_file(const char *path, char *key, size_t size, struct err *reterr)
+{
+	_cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+	struct stat st;
+	ssize_t n;
+
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return err_errno(reterr, -errno, "cannot read the API key from %s", path);
+	if (st.st_mode & 077)
+		return err_set(reterr, -EPERM, "%s can be read by others; chmod 0600 it", path);
+	n = fd_read_text(fd, key, size);
+	if (n < 0)
+		return err_errno(reterr, (int)n, "cannot read the API key from %s", path);
+	key[strcspn(key, "\n")] = '\0';
+	return 0;
+}
+
+/* From the environment, a credential of the service manager, or a file: the first that is there. */
+static int find_key_text(const struct agentd_config *config, char *key, size_t size,
+			 struct err *reterr)
+{
+	const char *given = getenv("QUDATA_API_KEY"), *dir = getenv("CREDENTIALS_DIRECTORY");
+	char path[512];
+
+	if (given && strlen(given) < size) {
+		(void)snprintf(key, size, "%s", given);
+		return 0;
+	}
+	if (dir) {
+		(void)snprintf(path, sizeof(path), "%s/api-key", dir);
+		if (access(path, F_OK) == 0)
+			return read_key_file(path, key, size, reterr);
+	}
+	if (config->api_key_file[0] != '\0')
+		return read_key_file(config->api_key_file, key, size, reterr);
+	return err_set(reterr, -ENOENT,
+		       "a control plane needs an API key: set api_key_file in agentd.conf, or "
+		       "LoadCredential=api-key:PATH in the unit, or QUDATA_API_KEY");
+}
+
+int config_load_key(struct agentd_config *config, struct err *reterr)
+{
+	char key[sizeof(config->api_key)] = "";
+	int r = 0;
+
+	if (!STR_EQ(config->control_plane, "none"))
+		r = find_key_text(config, key, sizeof(key), reterr);
+	/* It need not lie about in this process. */
+	(void)unsetenv("QUDATA_API_KEY");
+	if (r == 0 && key[0] != '\0' &&
+	    (strncmp(key, "ak-", strlen("ak-")) != 0 || !control_token_ok(key)))
+		r = err_set(reterr, -EINVAL,
+			    "the API key is none: it begins with ak- and has no blanks");
+	if (r == 0)
+		memcpy(config->api_key, key, sizeof(key));
+	explicit_bzero(key, sizeof(key));
+	return r;
+}
+
 int config_environment(struct agentd_config *config, struct err *reterr)
 {
 	for (size_t i = 0; i < ARRAY_LEN(variables); i++) {
@@ -141,8 +213,6 @@ int config_environment(struct agentd_config *config, struct err *reterr)
 			log_event(LOG_NOTICE, "environment variable ignored: its place has moved",
 				  LOG_STR("VARIABLE", moved[i].variable),
 				  LOG_STR("PLACE", moved[i].where));
-	/* Nothing uses it without a control plane; it need not lie about in this process. */
-	(void)unsetenv("QUDATA_API_KEY");
 	return check(config, reterr);
 }
 

@@ -23,7 +23,14 @@ struct agentd_config {
 	char helper_socket[CONFIG_PATH_SIZE];
 	char vmmon_socket[CONFIG_PATH_SIZE];
 	char frp_socket[CONFIG_PATH_SIZE];
-	char control_plane[256]; /* "none" */
+	char control_plane[256];      /* URL, or "none" */
+	char control_ca_file[256];    /* authorities of its certificate; "": the system's */
+	char control_pinned_key[128]; /* "sha256//BASE64", or "" */
+	char api_key_file[256];       /* "": environment or credential */
+	char api_key[128];            /* secret; "" without a control plane */
+	char public_address[64];      /* "": the one that reaches the control plane */
+	char location_city[64], location_country[64], location_region[64];
+	uint32_t stats_interval_ms;
 	char base_image[PROTO_NAME_SIZE];
 	char pci_ids[256]; /* names of GPUs; need not exist */
 	uint32_t port;     /* 0: the first free one of 15001-15300 */
@@ -44,7 +51,7 @@ void config_defaults(struct agentd_config *ret_config);
 
 /*
  * Reads @path over the defaults, then the environment over that. A missing file is an error only
- * when @required. Takes the API key out of the environment. Returns 0 or a negative errno with
+ * when @required. Returns 0 or a negative errno with
  * words in @reterr.
  */
 int config_load(const char *path, bool required, struct agentd_config *ret_config,
@@ -52,6 +59,12 @@ int config_load(const char *path, bool required, struct agentd_config *ret_confi
 
 /* The same from memory and without the environment, for tests. */
 int config_parse(char *text, struct agentd_config *ret_config, struct err *reterr);
+
+/*
+ * Takes the API key from QUDATA_API_KEY (and removes it there), the credential `api-key`, or
+ * api_key_file, when there is a control plane. Errors name the remedy and never the key.
+ */
+int config_load_key(struct agentd_config *config, struct err *reterr);
 
 /* The environment alone, read over what @config holds. */
 int config_environment(struct agentd_config *config, struct err *reterr);

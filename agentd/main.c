@@ -4,6 +4,7 @@
  * Trust: runs as qudata; reads HTTP of tenants and operators, answers of the other daemons.
  */
 #include "agentd/agentd.h"
+#include "agentd/report.h"
 #include "agentd/store.h"
 #include "agentd/view.h"
 #include "common/ipc.h"
@@ -38,15 +39,11 @@ struct start {
 
 /* STAGE_OPEN */
 
-static int open_store(struct agentd *a, struct err *reterr)
+static int open_store(struct agentd *a, int data, struct err *reterr)
 {
 	const char *path = a->config.data_dir;
-	_cleanup_close_ int data = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	int r;
+	int r = auth_load(data, &a->auth, reterr);
 
-	if (data < 0)
-		return err_errno(reterr, -errno, "cannot open the data directory %s", path);
-	r = auth_load(data, &a->auth, reterr);
 	if (r < 0)
 		return r;
 	if (mkdirat(data, STORE_DIR, 0700) < 0 && errno != EEXIST)
@@ -181,18 +178,25 @@ static int open_peers(struct agentd *a, struct err *reterr)
 
 static int open_all(struct agentd *a, struct start *start, struct err *reterr)
 {
+	_cleanup_close_ int data = open(a->config.data_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	int r;
 
+	if (data < 0)
+		return err_errno(reterr, -errno, "cannot open the data directory %s",
+				 a->config.data_dir);
 	(void)umask(077);
 	notify_open();
 	json_object_seed(0); /* opens /dev/urandom, which the filter forbids later */
 	gpu_names_open(&a->gpu_names, a->config.pci_ids);
-	r = open_store(a, reterr);
+	r = open_store(a, data, reterr);
 	if (r == 0)
 		r = open_ctl(a, start, reterr);
 	if (r == 0)
 		r = open_tcp(a, start, reterr);
 	notify_listen_done();
+	if (r == 0)
+		r = controlplane_open(&a->config, data, a->http_port, &a->auth, &a->cp, reterr);
+	explicit_bzero(a->config.api_key, sizeof(a->config.api_key));
 	if (r == 0)
 		r = open_events(a, reterr);
 	return r == 0 ? open_peers(a, reterr) : r;
@@ -242,6 +246,8 @@ static int run_loop(struct agentd *a, struct start *start, struct err *reterr)
 	r = load_instances(a, reterr);
 	if (r == 0)
 		r = serve_http(a, start, reterr);
+	if (r == 0)
+		r = report_start(a, reterr);
 	if (r < 0)
 		return r;
 	peers_start(a->peers);
@@ -271,6 +277,7 @@ static void agentd_done(struct agentd *a)
 		relays_free(a);
 	}
 	peers_free(a->peers); /* callbacks of what was asked ask whether the peer is still there */
+	controlplane_free(a->cp);
 	a->peers = NULL;
 	http_server_free(a->http);
 	while ((inst = TAILQ_FIRST(&a->instances))) {
@@ -308,6 +315,9 @@ static int run(int argc, char *argv[], struct err *reterr)
 		return r < 0 ? err_set(reterr, r, "wrong arguments") : 0;
 	r = config_load(start.options.config, start.options.config_given, &a.config, reterr);
 	if (r < 0 || start.options.check_only)
+		return r;
+	r = config_load_key(&a.config, reterr);
+	if (r < 0)
 		return r;
 	log_open("agentd", a.config.debug ? LOG_DEBUG : start.options.log_level);
 

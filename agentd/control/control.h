@@ -22,6 +22,7 @@ enum control_op {
 	CONTROL_STATS, /* to the client: struct control_stats; a newer one replaces an unsent one */
 	CONTROL_STATE, /* from the client: struct control_state */
 	CONTROL_INIT,  /* from the client: struct control_init */
+	CONTROL_HELLO, /* from the client, first: it has been started and knows nothing; no body */
 };
 
 /* Texts are printable ASCII, NUL-padded; "" is unknown or not set. */
@@ -91,7 +92,7 @@ struct control_init {
 	char frp_subdomain[CONTROL_TEXT];
 };
 
-/* The grammars of what the control plane may give us; both sides check. body.c */
+/* The grammars of what the control plane may give us; both sides check. grammar.c */
 bool control_secret_ok(const char *text); /* sk- and 20 to 60 of [A-Za-z0-9_-] */
 bool control_token_ok(const char *text);  /* 1 to 120 of [A-Za-z0-9._~+/=-] */
 bool control_host_ok(const char *text);   /* a host name or an address, at most 120 */

@@ -295,21 +295,30 @@ static void serve(struct link *l)
 
 /* ---- start ---- */
 
+/* What was meant for a client before this one is passed over. */
 static int take_setup(struct link *l, struct err *reterr)
 {
+	const struct proto_header hello = {.op = CONTROL_HELLO};
 	struct pollfd wait = {.fd = CONTROL_FD, .events = POLLIN};
-	_cleanup_(fdlist_done) struct fdlist none = {0};
-	uint8_t buf[sizeof(struct proto_header) + sizeof(l->setup)];
-	struct proto_header header;
-	ssize_t n;
+	struct proto_header header = {0};
+	uint8_t buf[PROTO_MSG_MAX];
+	ssize_t n = ipc_send(CONTROL_FD, &hello, NULL, NULL, 0);
 
-	if (poll(&wait, 1, SETUP_WAIT_MS) != 1)
-		return err_set(reterr, -EPIPE, "it is for agentd to start, not for people");
-	n = ipc_recv_fds(CONTROL_FD, buf, sizeof(buf), &none, 0);
-	memcpy(&header, buf, sizeof(header));
+	while (n >= 0 && header.op != CONTROL_SETUP) {
+		_cleanup_(fdlist_done) struct fdlist none = {0};
+
+		if (poll(&wait, 1, SETUP_WAIT_MS) != 1)
+			return err_set(reterr, -EPIPE, "it is for agentd to start, not for people");
+		n = ipc_recv_fds(CONTROL_FD, buf, sizeof(buf), &none, 0);
+		if (n < (ssize_t)sizeof(header))
+			return err_set(reterr, -EPIPE, "agentd has ended");
+		memcpy(&header, buf, sizeof(header));
+	}
+	if (n != (ssize_t)(sizeof(header) + sizeof(l->setup)))
+		return err_set(reterr, -EPROTO, "agentd is of another version");
 	memcpy(&l->setup, buf + sizeof(header), sizeof(l->setup));
 	explicit_bzero(buf, sizeof(buf));
-	if (n != sizeof(buf) || header.op != CONTROL_SETUP || l->setup.version != CONTROL_VERSION)
+	if (l->setup.version != CONTROL_VERSION)
 		return err_set(reterr, -EPROTO, "agentd is of another version");
 	return 0;
 }

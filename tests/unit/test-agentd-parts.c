@@ -47,8 +47,9 @@ static void test_config(void **state)
 	assert_int_equal(c.on_exit, ON_END_RESTART);
 	assert_int_equal(c.on_host_reboot, ON_END_RESTART);
 	assert_true(c.debug);
-	assert_int_equal(parse("control_plane = https://x.example/v0\n", &c, &why), -EOPNOTSUPP);
-	assert_non_null(strstr(why.text, "later version"));
+	assert_int_equal(parse("control_plane = https://x.example/v0\n", &c, &why), 0);
+	assert_int_equal(parse("control_plane = gopher://x\n", &c, &why), -EINVAL);
+	assert_non_null(strstr(why.text, "https://"));
 	assert_int_equal(parse("port = 80\n", &c, &why), -EINVAL);
 	assert_non_null(strstr(why.text, "port"));
 	assert_int_equal(parse("nonsense = 1\n", &c, &why), -EINVAL);
@@ -69,6 +70,8 @@ static void test_environment(void **state)
 	(void)setenv("QUDATA_AGENT_DEBUG", "1", 1);
 	(void)setenv("QUDATA_API_KEY", "ak-x", 1);
 	assert_int_equal(config_environment(&c, &why), 0);
+	assert_int_equal(config_load_key(&c, &why), 0); /* of no use without a control plane */
+	assert_string_equal(c.api_key, "");
 	assert_string_equal(c.data_dir, "/srv/q");
 	assert_int_equal(c.default_cpus, 2);
 	assert_int_equal(c.default_memory_mib, 3072);
@@ -83,8 +86,18 @@ static void test_environment(void **state)
 	assert_non_null(strstr(why.text, "QUDATA_VM_CPUS"));
 	(void)unsetenv("QUDATA_VM_CPUS");
 	(void)setenv("QUDATA_SERVICE_URL", "https://x.example", 1);
-	assert_int_equal(config_environment(&c, &why), -EOPNOTSUPP);
+	assert_int_equal(config_environment(&c, &why), 0);
+	assert_string_equal(c.control_plane, "https://x.example");
 	(void)unsetenv("QUDATA_SERVICE_URL");
+	assert_int_equal(config_load_key(&c, &why), -ENOENT);
+	(void)setenv("QUDATA_API_KEY", "bk-0123456789", 1);
+	assert_int_equal(config_load_key(&c, &why), -EINVAL);
+	assert_null(strstr(why.text, "0123456789"));
+	assert_null(getenv("QUDATA_API_KEY"));
+	(void)setenv("QUDATA_API_KEY", "ak-0123456789", 1);
+	assert_int_equal(config_load_key(&c, &why), 0);
+	assert_string_equal(c.api_key, "ak-0123456789");
+	assert_null(getenv("QUDATA_API_KEY"));
 }
 
 /* The secret. */

@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What this host is and how busy it is.
+ * Trust: runs inside agentd; reads procfs and sysfs.
+ */
+#include "agentd/hostinfo.h"
+
+#include <fcntl.h>
+#include <sys/statvfs.h>
+
+#define TEXT_MAX    (64 * 1024)
+#define NAME_MAX_IF 16 /* IFNAMSIZ */
+
+int hostinfo_open(struct hostinfo *ret_info, struct err *reterr)
+{
+	*ret_info = (struct hostinfo){
+		.proc_fd = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC),
+		.sys_fd = open("/sys", O_RDONLY | O_DIRECTORY | O_CLOEXEC),
+	};
+	if (ret_info->proc_fd < 0 || ret_info->sys_fd < 0)
+		return err_errno(reterr, -errno, "cannot open /proc and /sys");
+	return 0;
+}
+
+void hostinfo_done(struct hostinfo *info)
+{
+	info->proc_fd = safe_close(info->proc_fd);
+	info->sys_fd = safe_close(info->sys_fd);
+}
+
+/* The beginning of the file, as far as it fits, without its last newline; "" when unreadable. */
+static const char *read_text(int dirfd, const char *path, char *buf, size_t size)
+{
+	_cleanup_close_ int fd = openat(dirfd, path, O_RDONLY | O_CLOEXEC);
+	size_t len = 0;
+	ssize_t n = 1;
+
+	while (fd >= 0 && n > 0 && len < size - 1) {
+		n = read(fd, buf + len, size - 1 - len);
+		len += n > 0 ? (size_t)n : 0;
+	}
+	while (len > 0 && (buf[len - 1] == '\n' || buf[len - 1] == ' '))
+		len--;
+	buf[len] = '\0';
+	return buf;
+}
+
+/* The number after "KEY" and blanks or a colon in @text. */
+static bool number_after(const char *text, const char *key, uint64_t *ret_value)
+{
+	const char *p = strstr(text, key);
+	char *end;
+
+	if (!p)
+		return false;
+	p += strlen(key);
+	p += strspn(p, " \t:");
+	*ret_value = strtoull(p, &end, 10);
+	return end != p;
+}
+
+static uint32_t read_number(int dirfd, const char *path)
+{
+	char text[64], *end;
+	unsigned long long value;
+
+	(void)read_text(dirfd, path, text, sizeof(text));
+	value = strtoull(text, &end, 10);
+	return end == text || *end != '\0' || value >= CONTROL_UNKNOWN ? CONTROL_UNKNOWN
+								       : (uint32_t)value;
+}
+
+static void describe_cpu(const struct hostinfo *info, struct control_host *host)
+{
+	char text[TEXT_MAX], *name, *end;
+	uint64_t cores;
+	uint32_t khz =
+		read_number(info->sys_fd, "devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq");
+	long online = sysconf(_SC_NPROCESSORS_ONLN);
+
+	/* Cut at its end is all right: the first processor is at the beginning. */
+	(void)read_text(info->proc_fd, "cpuinfo", text, sizeof(text));
+	name = strstr(text, "model name");
+	name = name ? strchr(name, ':') : NULL;
+	if (name) {
+		name += strspn(name, ": \t");
+		end = strchr(name, '\n');
+		if (end)
+			*end = '\0';
+		proto_text_set(host->cpu_name, sizeof(host->cpu_name), name);
+		if (end)
+			*end = '\n';
+	}
+	if (number_after(text, "cpu cores", &cores) && cores < CONTROL_UNKNOWN)
+		host->cpu_cores = (uint32_t)cores;
+	if (online > 0)
+		host->vcpu = (uint32_t)online;
+	if (khz != CONTROL_UNKNOWN)
+		host->cpu_mhz = khz / 1000;
+}
+
+/* The interface of the default route, "" when there is none. */
+static void default_interface(const struct hostinfo *info, char name[static NAME_MAX_IF])
+{
+	char text[TEXT_MAX], candidate[NAME_MAX_IF];
+	unsigned int destination;
+
+	name[0] = '\0';
+	(void)read_text(info->proc_fd, "net/route", text, sizeof(text));
+	for (const char *line = strchr(text, '\n'); line; line = strchr(line + 1, '\n'))
+		if (sscanf(line, "\n%15s %x", candidate, &destination) == 2 && destination == 0 &&
+		    !strchr(candidate, '/')) {
+			memcpy(name, candidate, NAME_MAX_IF);
+			return;
+		}
+}
+
+static void describe_network(const struct hostinfo *info, struct control_host *host)
+{
+	char name[NAME_MAX_IF], path[64];
+
+	default_interface(info, name);
+	if (name[0] == '\0')
+		return;
+	(void)snprintf(path, sizeof(path), "class/net/%s/speed", name);
+	host->ethernet_mbit = read_number(info->sys_fd, path);
+}
+
+const char *hostinfo_cuda_of_driver(const char *version)
+{
+	/* The first driver branch of each, newest first. */
+	static const struct {
+		unsigned long driver;
+		const char *cuda;
+	} table[] = {
+		{580, "13.0"}, {575, "12.9"}, {570, "12.8"}, {560, "12.6"}, {555, "12.5"},
+		{550, "12.4"}, {545, "12.3"}, {535, "12.2"}, {530, "12.1"}, {525, "12.0"},
+		{520, "11.8"}, {515, "11.7"}, {510, "11.6"}, {495, "11.5"}, {470, "11.4"},
+	};
+	unsigned long branch = strtoul(version, NULL, 10);
+
+	for (size_t i = 0; i < ARRAY_LEN(table); i++)
+		if (branch >= table[i].driver && branch < 1000)
+			return table[i].cuda;
+	return "";
+}
+
+void hostinfo_describe(const struct hostinfo *info, int data_fd, struct control_host *ret_host)
+{
+	struct control_host *host = ret_host;
+	char text[TEXT_MAX];
+	struct statvfs fs;
+	uint64_t kib;
+
+	memset(host, 0, sizeof(*host));
+	host->gpu_amount = 0;
+	host->vram_mib = host->ram_mib = host->disk_mib = host->cpu_cores = host->vcpu =
+		host->cpu_mhz = host->memory_mhz = host->ethernet_mbit = host->capacity =
+			CONTROL_UNKNOWN;
+	(void)read_text(info->proc_fd, "meminfo", text, sizeof(text));
+	if (number_after(text, "MemTotal:", &kib) && kib / 1024 < CONTROL_UNKNOWN)
+		host->ram_mib = (uint32_t)(kib / 1024);
+	if (fstatvfs(data_fd, &fs) == 0)
+		host->disk_mib = (uint32_t)MIN_OF((uint64_t)fs.f_blocks * fs.f_frsize >> 20,
+						  (uint64_t)CONTROL_UNKNOWN - 1);
+	describe_cpu(info, host);
+	describe_network(info, host);
+	(void)read_text(info->sys_fd, "module/nvidia/version", text, sizeof(text));
+	proto_text_set(host->max_cuda, sizeof(host->max_cuda), hostinfo_cuda_of_driver(text));
+}
+
+/* ---- samples ---- */
+
+static void sample_cpu(struct hostinfo *info, struct control_stats *stats)
+{
+	unsigned long long user, nice, system, idle, iowait, irq, softirq, steal;
+	uint64_t busy, total;
+	char text[TEXT_MAX];
+
+	(void)read_text(info->proc_fd, "stat", text, sizeof(text));
+	if (sscanf(text, "cpu %llu %llu %llu %llu %llu %llu %llu %llu", &user, &nice, &system,
+		   &idle, &iowait, &irq, &softirq, &steal) != 8)
+		return;
+	busy = user + nice + system + irq + softirq + steal;
+	total = busy + idle + iowait;
+	if (info->cpu_total != 0 && total > info->cpu_total && busy >= info->cpu_busy)
+		stats->cpu_util =
+			(uint32_t)((busy - info->cpu_busy) * 100000 / (total - info->cpu_total));
+	info->cpu_busy = busy;
+	info->cpu_total = total;
+}
+
+static void sample_memory(const struct hostinfo *info, struct control_stats *stats)
+{
+	char text[TEXT_MAX];
+	uint64_t total, available;
+
+	(void)read_text(info->proc_fd, "meminfo", text, sizeof(text));
+	if (number_after(text, "MemTotal:", &total) && total > 0 &&
+	    number_after(text, "MemAvailable:", &available) && available <= total)
+		stats->ram_util = (uint32_t)((total - available) * 100000 / total);
+}
+
+/* Of all interfaces but the loopback. */
+static void sample_network(const struct hostinfo *info, struct control_stats *stats)
+{
+	char text[TEXT_MAX];
+
+	(void)read_text(info->proc_fd, "net/dev", text, sizeof(text));
+	for (char *line = strchr(text, '\n'); line; line = strchr(line + 1, '\n')) {
+		unsigned long long in, out;
+		char name[NAME_MAX_IF];
+
+		if (sscanf(line, "\n %15[^: ]: %llu %*u %*u %*u %*u %*u %*u %*u %llu", name, &in,
+			   &out) != 3 ||
+		    STR_EQ(name, "lo"))
+			continue;
+		stats->inet_in += in;
+		stats->inet_out += out;
+	}
+}
+
+void hostinfo_sample(struct hostinfo *info, struct control_stats *ret_stats)
+{
+	*ret_stats = (struct control_stats){
+		.gpu_util = CONTROL_UNKNOWN,
+		.gpu_temp = CONTROL_UNKNOWN,
+		.cpu_util = CONTROL_UNKNOWN,
+		.ram_util = CONTROL_UNKNOWN,
+		.mem_util = CONTROL_UNKNOWN,
+	};
+	sample_cpu(info, ret_stats);
+	sample_memory(info, ret_stats);
+	sample_network(info, ret_stats);
+}

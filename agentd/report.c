@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What of the instances and GPUs goes to the control plane.
+ * Trust: runs inside agentd; reads vfio-helper's list of GPUs.
+ */
+#include "agentd/report.h"
+
+#include "agentd/gpunames.h"
+#include "common/log.h"
+
+/* What the control plane is told of: the bare instance, else the one that was made first. */
+static const struct instance *reported(struct agentd *a)
+{
+	const struct instance *bare = agentd_bare(a);
+
+	return bare ? bare : TAILQ_FIRST(&a->instances);
+}
+
+static const char *status(void *ctx)
+{
+	const struct instance *inst = reported(ctx);
+
+	return inst ? inst->status : NULL;
+}
+
+static void name_gpus(struct agentd *a, const struct gpus *gpus)
+{
+	const struct pciids_name *name;
+
+	a->host_gpus = (uint32_t)gpus->n;
+	if (gpus->n == 0)
+		return;
+	gpu_names_learn(&a->gpu_names, gpus);
+	name = gpu_names_get(&a->gpu_names, gpus->entries[0].card.vendor,
+			     gpus->entries[0].card.device);
+	if (name)
+		proto_text_set(a->host_gpu_name, sizeof(a->host_gpu_name), name->device_name);
+}
+
+static void on_gpus(void *arg, enum proto_status answer, const void *body, struct fdlist *fds)
+{
+	_cleanup_(gpus_done) struct gpus gpus = {0};
+	struct agentd *a = arg;
+	struct err why = {0};
+
+	a->host_gpus_asked = false;
+	if (answer == PROTO_OK && gpus_receive(body, fds, &gpus, &why) < 0)
+		log_event(LOG_WARNING, "vfio-helper's list of GPUs is of no use",
+			  LOG_STR("WHY", why.text));
+	/* A helper that refuses to list has none to offer. */
+	if (answer == PROTO_OK || answer == PROTO_DENIED) {
+		name_gpus(a, &gpus);
+		a->host_gpus_known = true;
+	}
+}
+
+static bool describe(void *ctx, struct control_host *host)
+{
+	const struct gpu_list_req req = {0};
+	struct agentd *a = ctx;
+
+	if (!a->host_gpus_known && !a->host_gpus_asked)
+		a->host_gpus_asked = peers_call(a->peers, PEER_HELPER, OP_GPU_LIST, &req, -1, 0,
+						on_gpus, a) == 0;
+	if (peers_limits(a->peers)->known)
+		host->capacity = peers_limits(a->peers)->max_vms;
+	host->gpu_amount = a->host_gpus_known ? a->host_gpus : CONTROL_UNKNOWN;
+	memcpy(host->gpu_name, a->host_gpu_name, sizeof(host->gpu_name));
+	return a->host_gpus_known;
+}
+
+/* frp-supervisor takes them over; see tunnels.h. */
+static void tunnels(void *ctx, const struct control_init *init)
+{
+	struct agentd *a = ctx;
+
+	a->offered = *init;
+	log_event(LOG_INFO, "the control plane offers tunnels",
+		  LOG_STR("SERVER", init->frp_port ? init->frp_server : "none"));
+}
+
+int report_start(struct agentd *a, struct err *reterr)
+{
+	const struct controlplane_calls calls = {
+		.ctx = a, .describe = describe, .status = status, .tunnels = tunnels};
+
+	return controlplane_start(a->cp, a->base, &calls, reterr);
+}
+
+void report_changed(struct agentd *a)
+{
+	controlplane_kick(a->cp);
+}

@@ -1,0 +1,195 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""agentd and control-client together against a simulated control plane, as an ordinary user: identity,
+secrets, reports, and that nothing the control plane does or omits disturbs the API.
+Usage: test_agentd.py PATH-OF-AGENTD
+"""
+import http.client
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import plane as simulated  # noqa: E402
+
+PROGRAM = sys.argv[1]
+API_KEY = "ak-test"
+
+
+def eventually(what, seconds=15):
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.05)
+
+
+class Agent:
+    def __init__(self, folder, url):
+        self.folder = folder
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            self.port = s.getsockname()[1]
+        os.makedirs(f"{folder}/data", exist_ok=True)
+        with open(f"{folder}/agentd.conf", "w") as f:
+            f.write(f"control_plane = {url}\ndata_dir = {folder}/data\nport = {self.port}\n"
+                    f"ctl_socket = {folder}/ctl.sock\nhelper_socket = {folder}/h.sock\n"
+                    f"vmmon_socket = {folder}/m.sock\nfrp_socket = {folder}/f.sock\n"
+                    f"api_key_file = {folder}/key\nlocation_city = Bonn\n")
+        with open(f"{folder}/key", "w") as f:
+            f.write(API_KEY + "\n")
+        os.chmod(f"{folder}/key", 0o600)
+        if os.geteuid() == 0:
+            subprocess.run(["chown", "-R", "nobody", folder], check=True)
+
+    def start(self):
+        self.log = open(f"{self.folder}/log", "ab")
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("QUDATA_")}
+        self.process = subprocess.Popen(
+            [PROGRAM, "--config", f"{self.folder}/agentd.conf"], stderr=self.log, stdin=subprocess.DEVNULL,
+            env=environment, cwd="/", user="nobody" if os.geteuid() == 0 else None)
+        eventually(lambda: self.answers())
+
+    def answers(self):
+        assert self.process.poll() is None, self.words()
+        try:
+            return self.call("GET", "/ping")[0] == 200
+        except OSError:
+            return False
+
+    def call(self, method, path, body=None, secret=None):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        headers = {"X-Agent-Secret": secret} if secret else {}
+        connection.request(method, path, json.dumps(body) if body else None, headers)
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read() or b"null")
+
+    def words(self):
+        with open(f"{self.folder}/log", errors="replace") as f:
+            return f.read()
+
+    def children(self):
+        """pids of the keeper and of the client that it keeps."""
+        def of(pid):
+            with open(f"/proc/{pid}/task/{pid}/children") as f:
+                return [int(word) for word in f.read().split()]
+        keeper = of(self.process.pid)[0]
+        return keeper, (of(keeper) + [None])[0]
+
+    def stop(self, number=signal.SIGTERM):
+        keeper, client = self.children()
+        self.process.send_signal(number)
+        self.process.wait(timeout=15)
+        eventually(lambda: not alive(keeper) and not alive(client), 20)
+
+
+def alive(pid):
+    try:
+        with open(f"/proc/{pid}/status") as f:
+            return "State:\tZ" not in f.read()
+    except OSError:
+        return False
+
+
+def private(path):
+    return stat.S_IMODE(os.stat(path).st_mode) == 0o600
+
+
+def main():
+    control = simulated.Plane()
+    server = simulated.start(control)
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        agent = Agent(folder, f"http://127.0.0.1:{server.server_port}/v0")
+        agent.start()
+        try:
+            run(control, agent, f"{folder}/data")
+        except BaseException:
+            print(agent.words()[-4000:])
+            agent.process.kill()
+            raise
+    return 0
+
+
+def step(text):
+    print(f"PASS {text}", flush=True)
+
+
+def run(control, agent, data):
+    init = control.wait_path("/init")["body"]
+    assert init["agent_port"] == agent.port and init["pid"] == agent.process.pid
+    with open(f"{data}/agent_id") as f:
+        assert f.read().strip() == init["agent_id"]
+    host = control.wait_path("/init/host", 30)["body"]
+    with open("/proc/meminfo") as f:
+        kib = int(f.readline().split()[1])
+    assert abs(host["configuration"]["ram"]["amount"] - kib / 1048576) < 0.01, host
+    assert host["configuration"]["vcpu"] == os.cpu_count()
+    assert host["location"] == {"city": "Bonn"} and "gpu_name" not in host and "vram" not in host
+    step("registers with what the machine says, and leaves out what it does not")
+
+    eventually(lambda: agent.call("GET", "/instances", secret=control.secret)[0] == 200)
+    with open(f"{data}/secret") as f:
+        assert f.read().strip() == control.secret
+    assert all(private(f"{data}/{name}") for name in ("secret", "control_secret", "agent_id"))
+    step("takes the control plane's secret for its own API, and keeps it private")
+
+    time.sleep(1.2)
+    before = [c for c in control.calls if c["path"].endswith("/stats")]
+    assert len(before) <= 1, "it reports without an instance"
+    status, _ = agent.call("POST", "/instances", {"cpus": "1", "memory": "1G"}, control.secret)
+    assert status == 200
+    first = control.wait(lambda c: c["path"].endswith("/stats") and c["body"]["status"] == "pending", 3)
+    seen = len(control.calls)
+    time.sleep(5)
+    samples = [c["body"] for c in control.calls[seen:] if c["path"].endswith("/stats")]
+    assert 7 <= len(samples) <= 12, f"{len(samples)} samples in 5 s"
+    assert all(0 <= s["cpu_util"] <= 100 and 0 < s["ram_util"] <= 100 for s in samples)
+    assert "gpu_util" not in first["body"] and samples[-1]["inet_in"] >= samples[0]["inet_in"] >= 0
+    step("reports twice a second while there is an instance, and not before")
+
+    control.secret = "sk-" + "r" * 40
+    eventually(lambda: agent.call("GET", "/instances", secret=control.secret)[0] == 200)
+    assert agent.call("GET", "/instances", secret="sk-" + "s" * 40)[0] == 403
+    step("follows a rotated secret")
+
+    _, client = agent.children()
+    os.kill(client, signal.SIGKILL)
+    eventually(lambda: agent.children()[1] not in (None, client))
+    seen = len(control.calls)
+    control.wait_path("/stats", 15, seen)
+    step("a killed control-client is started again and reports")
+
+    control.script = [lambda h, c: time.sleep(30) or True for _ in range(3)]
+    started = time.monotonic()
+    for _ in range(50):
+        assert agent.call("GET", "/instances", secret=control.secret)[0] == 200
+    assert time.monotonic() - started < 5
+    control.script = []
+    step("a control plane that does not answer costs the API nothing")
+
+    agent.stop(signal.SIGKILL)
+    seen = len(control.calls)
+    agent.start()
+    again = control.wait(lambda c: c["path"].endswith("/init"), 20, seen)
+    assert again["body"]["agent_id"] == init["agent_id"]
+    assert again["headers"].get("x-agent-secret") == control.secret and "x-api-key" not in again["headers"]
+    step("is the same agent after kill -9, and nothing of it stayed behind")
+
+    for pid in (agent.process.pid, *agent.children()):
+        with open(f"/proc/{pid}/cmdline", "rb") as f:
+            assert API_KEY.encode() not in f.read()
+    words = agent.words()
+    assert API_KEY not in words and "sk-" not in words, "a secret in the log"
+    step("no secret in the log or on a command line")
+    agent.stop()
+    step("ends with all of its processes")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
