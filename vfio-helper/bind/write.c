@@ -34,8 +34,9 @@ void attr_read(int dirfd, const char *name, char *ret_text, size_t size)
 void override_read(int dirfd, char ret_text[static PCI_DRIVER_SIZE])
 {
 	attr_read(dirfd, "driver_override", ret_text, PCI_DRIVER_SIZE);
+	/* All of it: what follows a text in a record is zero, or the record is not believed. */
 	if (STR_EQ(ret_text, "(null)"))
-		ret_text[0] = '\0';
+		memset(ret_text, 0, PCI_DRIVER_SIZE);
 }
 
 void link_read(int dirfd, const char *name, char *ret_text, size_t size)
