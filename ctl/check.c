@@ -152,12 +152,12 @@ int check_exists(const struct check_env *env, const char *path)
 
 /* ---- processor and KVM ---- */
 
-static bool has_word(const char *line, const char *word)
+bool check_has_word(const char *line, const char *word)
 {
 	size_t len = strlen(word);
 
 	for (const char *p = strstr(line, word); p; p = strstr(p + 1, word)) {
-		bool begins = p > line && (p[-1] == ' ' || p[-1] == '\t');
+		bool begins = p == line || p[-1] == ' ' || p[-1] == '\t';
 
 		if (begins && (p[len] == ' ' || p[len] == 0))
 			return true;
@@ -179,9 +179,9 @@ static void check_cpu(const struct check_env *env, struct check_report *report)
 	flags = strstr(info, "\nflags");
 	if (flags)
 		flags[1 + strcspn(flags + 1, "\n")] = 0;
-	if (flags && has_word(flags, "vmx"))
+	if (flags && check_has_word(flags, "vmx"))
 		check_add(report, CHECK_OK, "cpu", NULL, "the processor has Intel VT-x");
-	else if (flags && has_word(flags, "svm"))
+	else if (flags && check_has_word(flags, "svm"))
 		check_add(report, CHECK_OK, "cpu", NULL, "the processor has AMD-V");
 	else
 		check_add(report, CHECK_WARN, "cpu",
@@ -317,18 +317,17 @@ static void check_cgroup(const struct check_env *env, struct check_report *repor
 {
 	static const char remedy[] = "boot with systemd.unified_cgroup_hierarchy=1";
 	static const char *const wanted[] = {"cpu", "memory", "pids"};
-	char text[512], line[514], missing[64] = "";
+	char text[512], missing[64] = "";
 
 	if (check_read(env, "sys/fs/cgroup/cgroup.controllers", text, sizeof(text)) < 0) {
 		check_add(report, CHECK_WARN, "cgroup", remedy,
 			  "no pure cgroup v2: an instance's memory and processes are not limited");
 		return;
 	}
-	snprintf(line, sizeof(line), " %s", text);
 	for (size_t i = 0; i < ARRAY_LEN(wanted); i++) {
 		size_t len = strlen(missing);
 
-		if (!has_word(line, wanted[i]))
+		if (!check_has_word(text, wanted[i]))
 			snprintf(missing + len, sizeof(missing) - len, " %s", wanted[i]);
 	}
 	if (*missing)
@@ -506,6 +505,7 @@ void check_all(const struct check_env *env, struct check_report *ret_report)
 	check_accel(env, ret_report);
 	check_programs(env, ret_report);
 	check_pci(env, ret_report);
+	check_kernel_faults(env, ret_report);
 	check_images(env, ret_report);
 	check_disk(env, ret_report);
 	check_userns(env, ret_report);

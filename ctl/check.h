@@ -40,6 +40,8 @@ struct check_env {
 	uint64_t min_free_mib;  /* less than this for disks is a failure */
 	/* The agent's word on acceleration (GET /v1/host), or NULL when it does not answer. */
 	const char *accel_choice, *accel_reason;
+	/* The agent's list of GPUs (GET /v1/gpus), borrowed, or NULL when it gives none. */
+	const json_t *gpus;
 	bool agent_answers;
 	bool (*user_exists)(const char *name);
 	/*
@@ -72,7 +74,17 @@ void check_add(struct check_report *report, enum check_level level, const char *
 ssize_t check_read(const struct check_env *env, const char *path, char *buf, size_t size);
 /* Whether @path (absolute or relative to the root) exists: 0, or negative errno. */
 int check_exists(const struct check_env *env, const char *path);
+/* Whether @line has @word, with blanks or nothing around it. */
+bool check_has_word(const char *line, const char *word);
+/* IOMMU, VFIO and the GPUs. */
 void check_pci(const struct check_env *env, struct check_report *report);
+bool check_has_gpu(const struct check_env *env);
+/* What is known against this kernel, or this QEMU (a version as check_parse_version() gives it), on
+ * a host with GPUs. */
+void check_kernel_faults(const struct check_env *env, struct check_report *report);
+void check_qemu_faults(const struct check_env *env, struct check_report *report, int version);
+/* What the agent says of each GPU in @env->gpus. */
+void check_listed_gpus(const struct check_env *env, struct check_report *report);
 void check_programs(const struct check_env *env, struct check_report *report);
 /* The .run of a real host. */
 int check_run_program(int fd, const char *name, const char *arg, char *buf, size_t size);

@@ -11,13 +11,15 @@
 
 #include "ctl/check.h"
 
-#define GPUS_MAX      64
-#define CLASS_VGA     0x0300
-#define CLASS_3D      0x0302
-#define CLASS_DISPLAY 0x0380
-#define CLASS_HOST    0x0600
-#define CLASS_BRIDGE  0x0604
-#define NAME_SIZE     64
+#define GPUS_MAX       64
+#define CLASS_VGA      0x0300
+#define CLASS_3D       0x0302
+#define CLASS_DISPLAY  0x0380
+#define CLASS_HOST     0x0600
+#define CLASS_BRIDGE   0x0604
+#define NAME_SIZE      64
+#define INTERRUPTS_MAX (256 * 1024) /* of /proc/interrupts: the first lines are telling */
+#define MODULES_MAX    (4 * 1024 * 1024)
 
 /* Names in directory @path that do not begin with a dot; how many, or negative errno. */
 static int count_entries(const struct check_env *env, const char *path)
@@ -175,31 +177,182 @@ static size_t find_gpus(const struct check_env *env, char (*ret_gpus)[NAME_SIZE]
 	return n;
 }
 
-static void check_iommu(const struct check_env *env, struct check_report *report)
+bool check_has_gpu(const struct check_env *env)
+{
+	char gpus[GPUS_MAX][NAME_SIZE];
+
+	return json_array_size(env->gpus) > 0 || find_gpus(env, gpus) > 0;
+}
+
+/* The kernel's command line; "" when it cannot be read. */
+static void read_cmdline(const struct check_env *env, char *buf, size_t size)
+{
+	if (check_read(env, "proc/cmdline", buf, size) < 0)
+		buf[0] = 0;
+}
+
+static bool cpu_is(const struct check_env *env, const char *vendor)
+{
+	char info[4096];
+
+	return check_read(env, "proc/cpuinfo", info, sizeof(info)) > 0 && strstr(info, vendor);
+}
+
+/* Why there may be no IOMMU groups: what was switched off, or never on. */
+static const char *iommu_remedy(const struct check_env *env, char *buf, size_t size)
+{
+	static const char *const off[] = {"iommu=off", "intel_iommu=off", "amd_iommu=off"};
+	char cmdline[4096];
+
+	read_cmdline(env, cmdline, sizeof(cmdline));
+	for (size_t i = 0; i < ARRAY_LEN(off); i++) {
+		if (!check_has_word(cmdline, off[i]))
+			continue;
+		snprintf(buf, size, "take %s off the kernel's command line", off[i]);
+		return buf;
+	}
+	if (cpu_is(env, "GenuineIntel"))
+		return check_has_word(cmdline, "intel_iommu=on")
+			       ? "switch VT-d on in the firmware: the kernel was told to use it "
+				 "and "
+				 "has found none"
+			       : "switch VT-d on in the firmware and boot with intel_iommu=on "
+				 "iommu=pt";
+	if (cpu_is(env, "AuthenticAMD"))
+		return "switch the IOMMU (AMD-Vi) on in the firmware and boot with iommu=pt; "
+		       "the kernel uses it without being told";
+	return "switch VT-d or AMD-Vi on in the firmware and boot with intel_iommu=on or "
+	       "amd_iommu=on, iommu=pt";
+}
+
+static bool check_iommu(const struct check_env *env, struct check_report *report)
 {
 	int n = count_entries(env, "sys/kernel/iommu_groups");
+	char remedy[128];
 
 	if (n > 0)
 		check_add(report, CHECK_OK, "iommu", NULL, "%d groups", n);
 	else
+		check_add(report, CHECK_WARN, "iommu", iommu_remedy(env, remedy, sizeof(remedy)),
+			  "no IOMMU groups: no GPU can be passed through");
+	return n > 0;
+}
+
+static bool unsafe_interrupts(const struct check_env *env)
+{
+	char text[8];
+
+	return check_read(env, "sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts",
+			  text, sizeof(text)) > 0 &&
+	       (text[0] == 'Y' || text[0] == '1');
+}
+
+/*
+ * Interrupts that are remapped come through chips whose names begin with "IR-"; the kernel's log,
+ * which says it in words, is root's.
+ */
+static void check_remapping(const struct check_env *env, struct check_report *report)
+{
+	static const char remedy[] = "switch interrupt remapping on in the firmware (it comes with "
+				     "VT-d and AMD-Vi, some boards call it x2APIC)";
+	_cleanup_free_ char *interrupts = malloc(INTERRUPTS_MAX);
+	char cmdline[4096];
+
+	if (!interrupts || check_read(env, "proc/interrupts", interrupts, INTERRUPTS_MAX) < 0)
+		return;
+	read_cmdline(env, cmdline, sizeof(cmdline));
+	if (strstr(interrupts, " IR-"))
+		check_add(report, CHECK_OK, "intremap", NULL, "interrupts are remapped");
+	else if (unsafe_interrupts(env))
 		check_add(
-			report, CHECK_WARN, "iommu",
-			"switch VT-d or AMD-Vi on in the firmware and boot with intel_iommu=on or "
-			"amd_iommu=on, iommu=pt",
-			"no IOMMU groups: no GPU can be passed through");
+			report, CHECK_WARN, "intremap", remedy,
+			"interrupts are not remapped, and vfio_iommu_type1 was told to do without "
+			"(allow_unsafe_interrupts): a guest with a GPU can send the host any "
+			"interrupt");
+	else
+		check_add(report, CHECK_WARN, "intremap",
+			  check_has_word(cmdline, "intremap=off") ||
+					  check_has_word(cmdline, "nointremap")
+				  ? "take intremap=off off the kernel's command line"
+				  : remedy,
+			  "interrupts are not remapped: VFIO refuses to give devices to guests");
+}
+
+/* Whether this kernel has module @file ("/vfio-pci.ko"), loaded or not, or built in. */
+static bool kernel_has(const struct check_env *env, const char *file)
+{
+	static const char *const lists[] = {"modules.dep", "modules.builtin"};
+	_cleanup_free_ char *text = malloc(MODULES_MAX);
+	char release[128], path[256];
+	bool found = false;
+
+	if (!text || check_read(env, "proc/sys/kernel/osrelease", release, sizeof(release)) <= 0)
+		return true; /* not known: the advice to load it does no harm */
+	for (size_t i = 0; i < ARRAY_LEN(lists); i++) {
+		snprintf(path, sizeof(path), "lib/modules/%.100s/%s", release, lists[i]);
+		if (check_read(env, path, text, MODULES_MAX) < 0)
+			return true;
+		found = found || strstr(text, file);
+	}
+	return found;
 }
 
 static void check_vfio(const struct check_env *env, struct check_report *report)
 {
-	bool bus = check_exists(env, "sys/bus/pci/drivers/vfio-pci") == 0;
-	bool node = check_exists(env, "dev/vfio/vfio") == 0;
+	static const struct {
+		const char *path, *what, *module;
+	} needs[] = {
+		{"sys/bus/pci/drivers/vfio-pci", "vfio-pci is not loaded", "vfio-pci"},
+		{"sys/module/vfio_iommu_type1", "vfio_iommu_type1 is not loaded",
+		 "vfio_iommu_type1"},
+		{"dev/vfio/vfio", "/dev/vfio/vfio does not exist", "vfio"},
+	};
+	bool iommufd = check_exists(env, "dev/iommu") == 0;
+	char file[64], remedy[160];
 
-	if (bus && node)
-		check_add(report, CHECK_OK, "vfio", NULL, "vfio-pci is loaded");
-	else
-		check_add(report, CHECK_WARN, "vfio", "modprobe vfio-pci; see /etc/modules-load.d",
-			  "%s: no GPU can be passed through",
-			  bus ? "/dev/vfio/vfio does not exist" : "vfio-pci is not loaded");
+	for (size_t i = 0; i < ARRAY_LEN(needs); i++) {
+		if (check_exists(env, needs[i].path) == 0)
+			continue;
+		snprintf(file, sizeof(file), "/%s.ko", needs[i].module);
+		snprintf(remedy, sizeof(remedy), "modprobe %s; see /etc/modules-load.d",
+			 needs[i].module);
+		check_add(
+			report, CHECK_WARN, "vfio",
+			kernel_has(env, file)
+				? remedy
+				: "this kernel has no VFIO: install one that has (CONFIG_VFIO_PCI)",
+			"%s: no GPU can be passed through", needs[i].what);
+		return;
+	}
+	check_add(report, CHECK_OK, "vfio", NULL, "vfio-pci is loaded%s",
+		  iommufd ? ", and iommufd is there" : "");
+}
+
+/* All of a guest's memory is pinned while it has a GPU. */
+static void check_pinning(const struct check_env *env, struct check_report *report)
+{
+	static const char *const units[] = {
+		"etc/systemd/system/qudata-helper.service",
+		"usr/lib/systemd/system/qudata-helper.service",
+		"lib/systemd/system/qudata-helper.service",
+	};
+	char text[8192];
+
+	for (size_t i = 0; i < ARRAY_LEN(units); i++) {
+		if (check_read(env, units[i], text, sizeof(text)) <= 0)
+			continue;
+		if (!strstr(text, "LimitMEMLOCK=infinity"))
+			check_add(report, CHECK_WARN, "memlock",
+				  "set LimitMEMLOCK=infinity in its [Service] section",
+				  "/%s lets no VM with a GPU pin its memory", units[i]);
+		break;
+	}
+	if (check_read(env, "sys/kernel/mm/transparent_hugepage/enabled", text, sizeof(text)) > 0 &&
+	    strstr(text, "[never]"))
+		check_add(report, CHECK_WARN, "hugepages",
+			  "echo madvise >/sys/kernel/mm/transparent_hugepage/enabled",
+			  "no transparent huge pages: VMs with GPUs start slowly, their memory is "
+			  "pinned page by page");
 }
 
 static void check_nvidia(const struct check_env *env, struct check_report *report)
@@ -217,11 +370,21 @@ void check_pci(const struct check_env *env, struct check_report *report)
 	char gpus[GPUS_MAX][NAME_SIZE];
 	size_t n = find_gpus(env, gpus);
 
-	check_iommu(env, report);
+	if (check_iommu(env, report))
+		check_remapping(env, report);
 	check_vfio(env, report);
-	for (size_t i = 0; i < n; i++)
+	/* The root helper's judgement, where it can be had, is the one that counts. */
+	if (env->gpus)
+		check_listed_gpus(env, report);
+	for (size_t i = 0; i < n && !env->gpus; i++)
 		check_gpu(env, report, gpus[i]);
-	if (n == 0)
+	if (n == 0 && json_array_size(env->gpus) == 0)
 		check_add(report, CHECK_INFO, "gpu", NULL, "none in this host");
+	else if (env->gpus && json_array_size(env->gpus) == 0)
+		check_add(report, CHECK_INFO, "gpu", NULL,
+			  "%zu in this host, none that helper.conf lets be rented (gpu_vendors)",
+			  n);
+	if (n > 0)
+		check_pinning(env, report);
 	check_nvidia(env, report);
 }

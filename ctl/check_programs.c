@@ -173,6 +173,7 @@ static void check_qemu(const struct check_env *env, struct check_report *report)
 			  version % 100,
 			  version < QEMU_OLDEST ? "older than 6.0"
 						: "has no stream network, which passt needs");
+	check_qemu_faults(env, report, version);
 }
 
 static void check_tool(const struct check_env *env, struct check_report *report, const char *name,
@@ -192,20 +193,28 @@ static void check_tool(const struct check_env *env, struct check_report *report,
 
 static void check_ovmf(const struct check_env *env, struct check_report *report)
 {
-	static const char *const paths[] = {
-		"/usr/share/OVMF/OVMF_CODE_4M.fd",
-		"/usr/share/OVMF/OVMF_CODE.fd",
-		"/usr/share/edk2/ovmf/OVMF_CODE.fd",
+	static const struct {
+		const char *code, *vars;
+	} pairs[] = {
+		{"/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"},
+		{"/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"},
+		{"/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"},
 	};
 
-	for (size_t i = 0; i < ARRAY_LEN(paths); i++) {
-		if (check_exists(env, paths[i]) < 0)
+	for (size_t i = 0; i < ARRAY_LEN(pairs); i++) {
+		if (check_exists(env, pairs[i].code) < 0)
 			continue;
-		check_add(report, CHECK_OK, "ovmf", NULL, "%s", paths[i]);
+		if (check_exists(env, pairs[i].vars) == 0)
+			check_add(report, CHECK_OK, "ovmf", NULL, "%s", pairs[i].code);
+		else
+			check_add(report, CHECK_WARN, "ovmf", "reinstall ovmf",
+				  "%s is there, %s is not: each VM needs variables of its own",
+				  pairs[i].code, pairs[i].vars);
 		return;
 	}
 	check_add(report, CHECK_WARN, "ovmf", "apt-get install ovmf",
-		  "no UEFI firmware: only images with a kernel of their own can boot");
+		  "no UEFI firmware: only images with a kernel of their own can boot%s",
+		  check_has_gpu(env) ? ", and no VM can place the large BARs of a GPU" : "");
 }
 
 void check_programs(const struct check_env *env, struct check_report *report)

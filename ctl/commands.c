@@ -103,10 +103,11 @@ const struct ctl_command ctl_commands[] = {
 	{.name = "check",
 	 .args = "",
 	 .summary = "tell whether this host can run instances, and what to do if not",
-	 .help = "Looks at processors, KVM, QEMU, passt, firmware, IOMMU groups, GPUs, images, "
-		 "disk "
-		 "space, accounts and sockets. Works without the agent and changes nothing. The "
-		 "exit status is 1 if anything that is required is missing.",
+	 .help = "Looks at processors, KVM, QEMU, passt, firmware, the IOMMU, interrupt "
+		 "remapping, VFIO, GPUs, images, disk space, accounts and sockets, and tells of "
+		 "faults that this kernel and this QEMU are known to have with GPUs. Works without "
+		 "the agent, whose judgement of each GPU is shown where it answers, and changes "
+		 "nothing. The exit status is 1 if anything that is required is missing.",
 	 OPTIONS(check_options),
 	 .run = cmd_check},
 	{.name = "create",

@@ -135,6 +135,30 @@ static void expect(const struct host *h, const char *id, enum check_level level,
 	expect_nth(h, id, 0, level, part);
 }
 
+/* What to do about the first result with @id. */
+static void expect_remedy(const struct host *h, const char *id, const char *part,
+			  const char *remedy)
+{
+	_cleanup_(check_report_done) struct check_report report = {0};
+	const struct check_result *r;
+
+	check_all(&h->env, &report);
+	r = find(&report, id, 0);
+	if (!strstr(r->detail, part) || !r->remedy || !strstr(r->remedy, remedy))
+		fail_msg("%s: %s; %s, expected %s; %s", id, r->detail,
+			 r->remedy ? r->remedy : "nothing", part, remedy);
+}
+
+/* There is no result with @id at all. */
+static void expect_none(const struct host *h, const char *id)
+{
+	_cleanup_(check_report_done) struct check_report report = {0};
+
+	check_all(&h->env, &report);
+	for (size_t i = 0; i < report.n; i++)
+		assert_string_not_equal(report.results[i].id, id);
+}
+
 static void test_empty_host(void **state)
 {
 	struct host *h = *state;
@@ -225,6 +249,8 @@ static void test_programs(void **state)
 	put(h, "usr/bin/qemu-img", "not executable");
 	expect(h, "qemu-img", CHECK_FAIL, "not installed");
 	put(h, "usr/share/edk2/ovmf/OVMF_CODE.fd", "");
+	expect(h, "ovmf", CHECK_WARN, "OVMF_VARS.fd is not");
+	put(h, "usr/share/edk2/ovmf/OVMF_VARS.fd", "");
 	expect(h, "ovmf", CHECK_OK, "/usr/share/edk2/ovmf/OVMF_CODE.fd");
 	h->env.qemu = "/opt/qemu";
 	expect(h, "qemu", CHECK_FAIL, "/opt/qemu is not installed");
@@ -288,11 +314,156 @@ static void test_gpus(void **state)
 	expect_nth(h, "gpu", 2, CHECK_OK, "10000:02:00.0 [10de:2204] nvidia, group 7 with ");
 	expect_nth(h, "gpu", 2, CHECK_OK, "10000:02:00.1 (0403, snd_hda_intel)");
 	put(h, "sys/bus/pci/drivers/vfio-pci/bind", "");
+	expect_remedy(h, "vfio", "vfio_iommu_type1 is not loaded", "modprobe vfio_iommu_type1");
+	put(h, "sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts", "N\n");
 	expect(h, "vfio", CHECK_WARN, "/dev/vfio/vfio does not exist");
 	put(h, "dev/vfio/vfio", "");
-	expect(h, "vfio", CHECK_OK, "loaded");
+	expect(h, "vfio", CHECK_OK, "vfio-pci is loaded");
+	put(h, "dev/iommu", "");
+	expect(h, "vfio", CHECK_OK, "iommufd is there");
 	put(h, "sys/module/nvidia/version", "550.54.15\n");
 	expect(h, "nvidia", CHECK_OK, "550.54.15");
+}
+
+/* Why there is no IOMMU, by processor and command line. */
+static void test_iommu_remedies(void **state)
+{
+	struct host *h = *state;
+
+	expect_remedy(h, "iommu", "no IOMMU", "VT-d or AMD-Vi");
+	put(h, "proc/cpuinfo", "vendor_id\t: GenuineIntel\nflags\t\t: vmx\n");
+	put(h, "proc/cmdline", "root=/dev/vda quiet\n");
+	expect_remedy(h, "iommu", "no IOMMU", "boot with intel_iommu=on iommu=pt");
+	put(h, "proc/cmdline", "intel_iommu=on iommu=pt\n");
+	expect_remedy(h, "iommu", "no IOMMU", "told to use it");
+	put(h, "proc/cmdline", "quiet intel_iommu=off\n");
+	expect_remedy(h, "iommu", "no IOMMU", "take intel_iommu=off off");
+	put(h, "proc/cpuinfo", "vendor_id\t: AuthenticAMD\nflags\t\t: svm\n");
+	put(h, "proc/cmdline", "quiet\n");
+	expect_remedy(h, "iommu", "no IOMMU", "AMD-Vi");
+	put(h, "proc/cmdline", "iommu=off\n");
+	expect_remedy(h, "iommu", "no IOMMU", "take iommu=off off");
+}
+
+static void test_interrupt_remapping(void **state)
+{
+	struct host *h = *state;
+
+	put(h, "proc/interrupts", "  0: 45  IR-IO-APIC  2-edge timer\n");
+	expect_none(h, "intremap"); /* without an IOMMU it is no question */
+	put(h, "sys/kernel/iommu_groups/1/devices/x", "");
+	expect(h, "intremap", CHECK_OK, "are remapped");
+	put(h, "proc/interrupts", "  0: 45  IO-APIC  2-edge timer\n 9: 1 PCI-MSI 1-edge xIR-x\n");
+	expect(h, "intremap", CHECK_WARN, "VFIO refuses");
+	put(h, "proc/cmdline", "intremap=off\n");
+	expect_remedy(h, "intremap", "VFIO refuses", "take intremap=off off");
+	put(h, "sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts", "Y\n");
+	expect(h, "intremap", CHECK_WARN, "allow_unsafe_interrupts");
+}
+
+static void test_missing_modules(void **state)
+{
+	struct host *h = *state;
+
+	put(h, "proc/sys/kernel/osrelease", "6.1.0-25-cloud-amd64\n");
+	expect_remedy(h, "vfio", "vfio-pci is not loaded", "modprobe vfio-pci");
+	put(h, "lib/modules/6.1.0-25-cloud-amd64/modules.dep", "kernel/drivers/net/x.ko:\n");
+	put(h, "lib/modules/6.1.0-25-cloud-amd64/modules.builtin", "kernel/fs/y.ko\n");
+	expect_remedy(h, "vfio", "vfio-pci is not loaded", "this kernel has no VFIO");
+	put(h, "lib/modules/6.1.0-25-cloud-amd64/modules.dep",
+	    "kernel/drivers/vfio/pci/vfio-pci.ko: kernel/drivers/vfio/pci/vfio-pci-core.ko\n");
+	expect_remedy(h, "vfio", "vfio-pci is not loaded", "modprobe vfio-pci");
+}
+
+/* Faults are told of on hosts with GPUs only, the version's bounds being exact. */
+static void test_faults(void **state)
+{
+	static const struct {
+		const char *release, *part;
+		enum check_level level;
+	} cases[] = {
+		{"5.15.0-100-generic", "console off a GPU", CHECK_WARN},
+		{"6.1.0-25-amd64", "Ampere", CHECK_INFO},
+		{"6.3.13", "Ampere", CHECK_INFO},
+		{"6.4.0", "pages of 4 KiB", CHECK_INFO},
+		{"6.11.9", "pages of 4 KiB", CHECK_INFO},
+		{"6.12.9+deb13-amd64", "wrong addresses", CHECK_WARN},
+		{"6.12.10", "page by page", CHECK_INFO},
+		{"6.14.7", "page by page", CHECK_INFO},
+		{"6.15.0-rc1", "no fault known", CHECK_OK},
+		{"7.0.1", "no fault known", CHECK_OK},
+	};
+	struct host *h = *state;
+
+	put(h, "proc/sys/kernel/osrelease", "5.15.0\n");
+	put_program(h, "qemu-system-x86_64", "QEMU emulator version 8.2.0", 0);
+	expect_none(h, "kernel");
+	expect_none(h, "qemu-gpu");
+	put_function(h, "0000:01:00.0", "0x030000\n", "nvidia", "7");
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		put(h, "proc/sys/kernel/osrelease", cases[i].release);
+		expect(h, "kernel", cases[i].level, cases[i].part);
+	}
+	expect_nth(h, "qemu-gpu", 0, CHECK_WARN, "not reset when their guest reboots");
+	expect_nth(h, "qemu-gpu", 1, CHECK_INFO, "QEMU 8.2.0: BARs are not aligned");
+	put_program(h, "qemu-system-x86_64", "QEMU emulator version 8.2.1", 0);
+	expect_nth(h, "qemu-gpu", 0, CHECK_INFO, "BARs are not aligned");
+	put_program(h, "qemu-system-x86_64", "QEMU emulator version 9.2.0", 0);
+	expect(h, "qemu-gpu", CHECK_OK, "no fault known");
+}
+
+static void test_pinning(void **state)
+{
+	struct host *h = *state;
+
+	put(h, "usr/lib/systemd/system/qudata-helper.service", "[Service]\nNice=1\n");
+	put(h, "sys/kernel/mm/transparent_hugepage/enabled", "always madvise [never]\n");
+	expect_none(h, "memlock");
+	expect_none(h, "hugepages");
+	put_function(h, "0000:01:00.0", "0x030000\n", "nvidia", "7");
+	expect(h, "memlock", CHECK_WARN, "lets no VM with a GPU pin");
+	expect(h, "hugepages", CHECK_WARN, "pinned page by page");
+	put(h, "usr/lib/systemd/system/qudata-helper.service",
+	    "[Service]\nLimitMEMLOCK=infinity\n");
+	put(h, "sys/kernel/mm/transparent_hugepage/enabled", "always [madvise] never\n");
+	expect_none(h, "memlock");
+	expect_none(h, "hugepages");
+}
+
+/* The agent's word is taken before what can be seen from here. */
+static void test_listed_gpus(void **state)
+{
+	static const char *const list =
+		"[{\"address\": \"0000:01:00.0\", \"name\": \"RTX 3090\", \"verdict\": "
+		"\"rentable\"},"
+		" {\"address\": \"0000:02:00.0\", \"name\": \"RTX 3090\", \"verdict\": \"busy\","
+		"  \"leased\": true, \"instance\": \"abc\"},"
+		" {\"address\": \"0000:03:00.0\", \"name\": \"A\", \"verdict\": \"not_viable\", "
+		"\"reasons\":"
+		"  [{\"reason\": \"not_viable\", \"address\": \"0000:09:00.0\", \"what\": "
+		"\"e1000e\"},"
+		"   {\"reason\": \"busy\", \"address\": \"0000:03:00.0\", \"what\": \"Xorg "
+		"(7)\"}]},"
+		" {\"address\": \"0000:04:00.0\", \"verdict\": \"quarantined\", \"instance\": "
+		"\"abc\"}]";
+	struct host *h = *state;
+	json_t *json = json_loads(list, 0, NULL), *none = json_array();
+
+	assert_non_null(json);
+	put_function(h, "0000:01:00.0", "0x030000\n", "nvidia", NULL);
+	expect(h, "gpu", CHECK_INFO, "no IOMMU group");
+	h->env.gpus = none;
+	expect(h, "gpu", CHECK_INFO, "1 in this host, none that helper.conf lets be rented");
+	h->env.gpus = json;
+	expect_nth(h, "gpu", 0, CHECK_OK, "0000:01:00.0 RTX 3090: can be rented");
+	expect_nth(h, "gpu", 1, CHECK_OK, "0000:02:00.0 RTX 3090: in use by instance abc");
+	expect_nth(h, "gpu", 2, CHECK_WARN,
+		   "0000:03:00.0 A: cannot be rented: not_viable (0000:09:00.0: e1000e), "
+		   "busy (Xorg (7))");
+	expect_nth(h, "gpu", 3, CHECK_WARN, "0000:04:00.0 : cannot be rented");
+	h->env.gpus = NULL;
+	json_decref(json);
+	json_decref(none);
 }
 
 static void test_kernel(void **state)
@@ -378,9 +549,21 @@ static void test_output(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_empty_host), TEST(test_cpu_flags), TEST(test_kvm_and_accel),
-		TEST(test_programs),   TEST(test_versions),  TEST(test_gpus),
-		TEST(test_kernel),     TEST(test_suite),     TEST(test_output),
+		TEST(test_empty_host),
+		TEST(test_cpu_flags),
+		TEST(test_kvm_and_accel),
+		TEST(test_programs),
+		TEST(test_versions),
+		TEST(test_gpus),
+		TEST(test_kernel),
+		TEST(test_suite),
+		TEST(test_output),
+		TEST(test_iommu_remedies),
+		TEST(test_interrupt_remapping),
+		TEST(test_missing_modules),
+		TEST(test_faults),
+		TEST(test_pinning),
+		TEST(test_listed_gpus),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

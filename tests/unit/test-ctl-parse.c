@@ -251,6 +251,39 @@ static void test_secret_urls(void **state)
 }
 
 /* The table is data that four texts and the dispatch derive from: it must be in order itself. */
+static void test_gpus(void **state)
+{
+	static const char *const good[] = {"0000:01:00.0", "10000:ff:1f.7", "00000000:3B:00.0"};
+	static const char *const wrong[] = {"",
+					    "01:00.0",
+					    "000:01:00.0",
+					    "0000:1:00.0",
+					    "0000:01:20.0",
+					    "0000:01:00.8",
+					    "0000:01:00.",
+					    "0000:01:00.00",
+					    "0000:01:00.0 ",
+					    "123456789:01:00.0",
+					    "0000:01:0g.0",
+					    "0000-01-00.0"};
+	json_t *list;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(good); i++)
+		assert_true(parse_is_gpu(good[i]));
+	for (size_t i = 0; i < ARRAY_LEN(wrong); i++) {
+		assert_false(parse_is_gpu(wrong[i]));
+		assert_null(parse_gpus(wrong[i]));
+	}
+	assert_null(parse_gpus("0000:01:00.0,"));
+	assert_null(parse_gpus(",0000:01:00.0"));
+	assert_null(parse_gpus("0000:01:00.0;0000:02:00.0"));
+	list = parse_gpus("0000:01:00.0,10000:81:00.1");
+	assert_int_equal(json_array_size(list), 2);
+	assert_string_equal(json_string_value(json_array_get(list, 1)), "10000:81:00.1");
+	json_decref(list);
+}
+
 static void test_command_table(void **state)
 {
 	(void)state;
@@ -287,6 +320,7 @@ int main(void)
 		cmocka_unit_test(test_keys),        cmocka_unit_test(test_names),
 		cmocka_unit_test(test_choose),      cmocka_unit_test(test_status_codes),
 		cmocka_unit_test(test_secret_urls), cmocka_unit_test(test_command_table),
+		cmocka_unit_test(test_gpus),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

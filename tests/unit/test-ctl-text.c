@@ -200,9 +200,58 @@ static void test_escape(void **state)
 	assert_string_equal(fed.out, "~\r");
 }
 
+static void expect_cut(const char *text, size_t columns, const char *mark, const char *expected)
+{
+	_cleanup_free_ char *out = NULL;
+	size_t size = 0;
+	FILE *f = open_memstream(&out, &size);
+
+	text_put_cut(f, text, columns, mark);
+	assert_int_equal(fclose(f), 0);
+	assert_string_equal(out, expected);
+}
+
+static void test_cut(void **state)
+{
+	(void)state;
+	expect_cut("abc", 3, "~", "abc");
+	expect_cut("abcd", 3, "~", "ab~");
+	expect_cut("abcd", 1, "~", "~");
+	expect_cut("abcd", 0, "~", "");
+	expect_cut("", 0, "~", "");
+	expect_cut("\xc3\xa9\xc3\xa9\xc3\xa9", 2, "\xe2\x80\xa6", "\xc3\xa9\xe2\x80\xa6");
+}
+
+static void test_bytes(void **state)
+{
+	static const struct {
+		uint64_t bytes;
+		const char *text;
+	} cases[] = {
+		{0, "0"},
+		{1, "1"},
+		{1000, "1000"},
+		{4096, "4K"},
+		{UINT64_C(16) << 20, "16M"},
+		{UINT64_C(1) << 38, "256G"},
+		{UINT64_C(1536) << 20, "1536M"},
+		{UINT64_C(1) << 63, "8E"},
+		{UINT64_MAX, "18446744073709551615"},
+	};
+	char text[TEXT_AGE_MAX];
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		text_bytes(cases[i].bytes, text);
+		assert_string_equal(text, cases[i].text);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_cut),
+		cmocka_unit_test(test_bytes),
 		cmocka_unit_test(test_safe),
 		cmocka_unit_test(test_filter),
 		cmocka_unit_test(test_filter_is_bounded),
