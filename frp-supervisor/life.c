@@ -143,33 +143,40 @@ static void start(struct supervisor *s)
 	ask(s, SPAWN_OP_START, &(struct spawn_request){.admin_port = s->frpc.admin.port});
 }
 
-static void on_version(struct supervisor *s, const struct spawn_answer *answer)
+/* What is wrong with the frpc that gave this answer; "" if it can be used. */
+static void judge(const struct supervisor *s, const struct spawn_answer *answer,
+		  char ret_why[static SUPERVISOR_DETAIL_MAX])
 {
 	int version = answer->result == 0 ? answer_version(answer->text) : 0;
+
+	ret_why[0] = '\0';
+	if (answer->result < 0)
+		(void)snprintf(ret_why, SUPERVISOR_DETAIL_MAX, "%.60s cannot be run: %.40s",
+			       s->config.frpc, log_errno_text(answer->result));
+	else if (version < 0)
+		(void)snprintf(ret_why, SUPERVISOR_DETAIL_MAX, "%.60s does not tell its version",
+			       s->config.frpc);
+	else if (version < SUPERVISOR_OLDEST)
+		(void)snprintf(ret_why, SUPERVISOR_DETAIL_MAX,
+			       "%.60s is version %.*s; 0.52.0 or newer is needed", s->config.frpc,
+			       (int)strcspn(answer->text, "\n"), answer->text);
+}
+
+static void on_version(struct supervisor *s, const struct spawn_answer *answer)
+{
 	char why[SUPERVISOR_DETAIL_MAX];
 
 	if (s->frpc.phase != FRPC_ASKED)
 		return;
 	s->frpc.phase = FRPC_DOWN;
-	if (answer->result < 0)
-		(void)snprintf(why, sizeof(why), "%.60s cannot be run: %.40s", s->config.frpc,
-			       log_errno_text(answer->result));
-	else if (version < 0)
-		(void)snprintf(why, sizeof(why), "%.60s does not tell its version", s->config.frpc);
-	else if (version < SUPERVISOR_OLDEST)
-		(void)snprintf(why, sizeof(why),
-			       "%.60s is version %.12s; 0.52.0 or newer is needed", s->config.frpc,
-			       answer->text);
-	else
-		why[0] = '\0';
+	judge(s, answer, why);
 	if (why[0] != '\0') {
-		why[strcspn(why, "\n")] = '\0';
 		give_up(s, /* broken= */ true, why);
 		return;
 	}
 	s->frpc.broken = false;
 	proto_text_set(s->frpc.version, sizeof(s->frpc.version), answer->text);
-	s->frpc.version[strcspn(s->frpc.version, "?\n")] = '\0';
+	s->frpc.version[strcspn(s->frpc.version, "?")] = '\0'; /* what its line's end has become */
 	if (s->wanted.configured)
 		start(s);
 	else

@@ -66,7 +66,7 @@ static void missed(struct supervisor *s, int error)
 {
 	struct watch *w = &s->watch;
 
-	if (error == -ETIMEDOUT || error == -EBADMSG || w->polls > 12)
+	if (error != -ECONNREFUSED || w->polls > 12)
 		w->misses++;
 	if (w->misses < MISSES_MAX) {
 		ask_later(s);
@@ -239,7 +239,11 @@ static void take_line(struct supervisor *s, char *line)
 	const char *why = strstr(line, mark);
 	uint64_t now_ms = rpc_now_ms();
 
-	if (why)
+	/* This is all that frpc says when a certificate does not please it. */
+	if (why && s->wanted.server.tls != PROTO_TLS_OFF && strstr(why, "session shutdown"))
+		proto_text_set(w->trouble, sizeof(w->trouble),
+			       "closed while greeting: a wrong certificate, or no TLS there");
+	else if (why)
 		proto_text_set(w->trouble, sizeof(w->trouble), why + strlen(mark));
 	if (now_ms - w->logged_ms > LOG_WINDOW_MS) {
 		w->logged_ms = now_ms;

@@ -13,10 +13,11 @@ declare -A stage_about=(
 	[install]='an installation into a folder is complete'
 	[e2e]='the whole suite with a real guest: quickstart, API, kill -9, isolation'
 	[asan_e2e]='the life of an instance with sanitized daemons'
+	[frp]='tunnels: a stand-in for frp, and frps and frpc themselves where they are found'
 	[systemd]='the units under a real systemd: activation, confinement, restarts'
 	[lab]='a VM with an IOMMU: GPUs on real drivers and groups, KVM, limits, a reboot'
 )
-all_stages=(style build docs unit asan analyze abuse install e2e asan_e2e systemd lab)
+all_stages=(style build docs unit asan analyze abuse frp install e2e asan_e2e systemd lab)
 
 build_dir=$top/build
 asan_dir=$top/build-asan
@@ -101,6 +102,11 @@ stage_analyze() {
 stage_abuse() {
 	check 'build' build_plain || return
 	count_lines abuse ./tests/abuse/run --build "$build_dir"
+}
+
+stage_frp() {
+	check 'build' build_plain || return
+	count_lines frp ./tests/frp/run --build "$build_dir"
 }
 
 stage_install() {

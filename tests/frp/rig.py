@@ -8,6 +8,8 @@ import json
 import os
 import pathlib
 import pwd
+import queue
+import random
 import re
 import shutil
 import signal
@@ -48,14 +50,15 @@ def until(what, condition, timeout=20.0, every=0.02):
         time.sleep(every)
 
 
-def free_port(low=16000, high=16999):
+def free_port(low=16000, high=16999, room=1):
+    """A port that nobody has, and with it the next ones that make up @room."""
     for port in range(low, high):
         with socket.socket() as s:
             s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with contextlib.suppress(OSError):
                 s.bind(("127.0.0.1", port))
                 if port not in free_port.given:
-                    free_port.given.add(port)
+                    free_port.given.update(range(port, port + room))
                     return port
     raise AssertionError("no port is free")
 
@@ -158,7 +161,8 @@ class Agent:
         return found
 
     def await_state(self, state, timeout=20):
-        return until(f"the tunnels are {state}, not {self.status()}", lambda: self.status()["state"] == state, timeout)
+        until(f"the tunnels are {state}", lambda: self.status()["state"] == state, timeout)
+        return self.status()
 
     def await_proxy(self, owner, local, state="running", timeout=20):
         return until(f"{owner} {local} is {state}", lambda: self.list().get((owner, local), ("",))[0] == state, timeout)
@@ -239,7 +243,7 @@ class Supervisor:
         shutil.rmtree(self.root, ignore_errors=True)
 
     def log(self):
-        return self.log_path.read_text(errors="replace")
+        return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
     def record(self):
         with contextlib.suppress(OSError):
@@ -254,6 +258,49 @@ class Supervisor:
 
     def toml(self):
         return tomllib.loads(self.rendered())
+
+
+class Slow:
+    """A relay on loopback that holds everything back for a while, each piece a little differently."""
+
+    def __init__(self, port, delay_s=0.08, jitter_s=0.02):
+        self.target, self.delay_s, self.jitter_s = port, delay_s, jitter_s
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self.listener.accept()
+                server = socket.create_connection(("127.0.0.1", self.target))
+                for a, b in ((client, server), (server, client)):
+                    pieces = queue.Queue()
+                    threading.Thread(target=self._read, args=(a, pieces), daemon=True).start()
+                    threading.Thread(target=self._write, args=(b, pieces), daemon=True).start()
+
+    def _read(self, source, pieces):
+        data = b"x"
+        while data:
+            try:
+                data = source.recv(1 << 16)
+            except OSError:
+                data = b""
+            pieces.put((time.monotonic() + self.delay_s + random.uniform(-1, 1) * self.jitter_s, data))
+
+    @staticmethod
+    def _write(sink, pieces):
+        with contextlib.suppress(OSError):
+            while True:
+                due, data = pieces.get()
+                time.sleep(max(0.0, due - time.monotonic()))
+                if not data:
+                    break
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+    def close(self):
+        self.listener.close()
 
 
 class Process:
@@ -304,7 +351,7 @@ class Service:
     """An HTTP server on a local port that names itself; and a TCP one that sends what it is asked for."""
 
     def __init__(self, name, port=None, secret=None):
-        self.port = port or free_port(20000, 20999)
+        self.port = port or free_port(20000, 29999, 10)
         service = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -337,7 +384,7 @@ class Source:
     PATTERN = bytes(range(251)) * 1024
 
     def __init__(self, port=None, rate=None):
-        self.port = port or free_port(20000, 20999)
+        self.port = port or free_port(20000, 29999, 10)
         pattern = self.PATTERN
 
         class Handler(socketserver.BaseRequestHandler):

@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What only the real frp can show: TLS, its own listeners, cut and slow networks."""
+import os
+import pathlib
+import re
+import socket
+import subprocess
+import threading
+import time
+
+from rig import HTTP, TCP, Frps, Slow, fetch, free_port, get, until
+
+
+def run(*words):
+    return subprocess.run([str(w) for w in words], check=True, capture_output=True, text=True)
+
+
+# ---- TLS ---------------------------------------------------------------------------------------------------
+def authority(folder, name):
+    run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+        "-subj", f"/CN={name}", "-keyout", folder / f"{name}.key", "-out", folder / f"{name}.pem")
+    return folder / f"{name}.pem"
+
+
+def certificate(folder, ca, host):
+    run("openssl", "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", f"/CN={host}",
+        "-keyout", folder / "server.key", "-out", folder / "server.csr")
+    (folder / "san").write_text(f"subjectAltName=DNS:{host}\n")
+    run("openssl", "x509", "-req", "-in", folder / "server.csr", "-CA", folder / f"{ca}.pem", "-CAkey",
+        folder / f"{ca}.key", "-days", "2", "-extfile", folder / "san", "-out", folder / "server.pem")
+
+
+def tls_verified(w):
+    """verify: the right server is taken; another authority's, or one of another name, is not."""
+    ours, theirs = authority(w.folder, "ours"), authority(w.folder, "theirs")
+    certificate(w.folder, "ours", "frps.example.org")
+    sub = w.folder / "tls"
+    sub.mkdir()
+    frps = Frps(w.frps_binary, sub, extra=f'transport.tls.force = true\ntransport.tls.certFile = "{w.folder}/server.pem"\n'
+                                          f'transport.tls.keyFile = "{w.folder}/server.key"\n')
+    web = w.service("web")
+    try:
+        for ca, name, good in ((ours, "frps.example.org", True), (theirs, "frps.example.org", False),
+                               (ours, "other.example.org", False)):
+            a = w.supervisor(settings={"tls": "verify", "tls_ca_file": ca}.items()).agent()
+            try:
+                a.configure(frps.port, tls=1)
+            except Exception as e:  # pylint: disable=broad-except
+                assert str(e) == "DENIED", e
+            else:
+                raise AssertionError("less than verify was taken")
+            a.configure(frps.port, tls=2, server_name=name)
+            a.set("vm1", (web.port, 20000, 8080, HTTP))
+            if good:
+                a.await_proxy("vm1", web.port)
+                assert get(frps.vhost, host="tok-20000.example.org")[0] == 200
+            else:
+                until("the reason is told", lambda a=a: "certificate" in a.status()["detail"])
+                assert a.status()["state"] == "connecting"
+            w.sup.down()
+    finally:
+        frps.end()
+
+
+# ---- listeners -----------------------------------------------------------------------------------------------
+def listeners(pid):
+    """{(address, port)} that a process listens on."""
+    inodes = {m[1] for f in pathlib.Path(f"/proc/{pid}/fd").iterdir()
+              for m in [re.match(r"socket:\[(\d+)\]", os.readlink(f))] if m}
+    found = set()
+    for table in ("tcp", "tcp6", "udp", "udp6"):
+        for line in pathlib.Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            words = line.split()
+            if words[9] in inodes and (words[3] == "0A" or table.startswith("udp")):
+                address, port = words[1].split(":")
+                found.add((table, address, int(port, 16)))
+    return found
+
+
+def listens_only(w):
+    a = w.begin()
+    web, raw = w.service("web"), w.source()
+    a.set("vm1", (web.port, 20000, 8080, HTTP), (raw.port, 10001, 22, TCP))
+    a.await_proxy("vm1", raw.port)
+    fetch(10001, 1_000_000)
+    admin = w.sup.toml()["webServer"]["port"]
+    assert listeners(w.sup.frpc_pid()) == {("tcp", "0100007F", admin)}, listeners(w.sup.frpc_pid())
+    assert 7400 <= admin <= 7499
+    assert get(admin, "/api/config")[0] == 401 and get(admin, "/api/stop")[0] in (401, 405)
+
+
+listens_only.needs = lambda: None if os.geteuid() == 0 else "needs root"
+
+
+# ---- a network that can be cut ---------------------------------------------------------------------------------
+class Link:
+    """A namespace with a server in it, behind a pair of interfaces."""
+
+    OURS, THEIRS = "10.231.77.1", "10.231.77.2"
+
+    def __init__(self, w):
+        self.name = f"qfrp{os.getpid() % 10000}"
+        self.a, self.b = f"{self.name}a", f"{self.name}b"
+        self.frps = None
+        run("ip", "netns", "add", self.name)
+        run("ip", "link", "add", self.a, "type", "veth", "peer", "name", self.b)
+        run("ip", "link", "set", self.b, "netns", self.name)
+        run("ip", "addr", "add", f"{self.OURS}/30", "dev", self.a)
+        run("ip", "link", "set", self.a, "up")
+        run("ip", "-n", self.name, "addr", "add", f"{self.THEIRS}/30", "dev", self.b)
+        run("ip", "-n", self.name, "link", "set", self.b, "up")
+        run("ip", "-n", self.name, "link", "set", "lo", "up")
+        sub = w.folder / "link"
+        sub.mkdir()
+        self.frps = Frps(w.frps_binary, sub, bind=self.THEIRS, prefix=["ip", "netns", "exec", self.name])
+        until("frps listens", self.listens)
+
+    def listens(self):
+        try:
+            with socket.create_connection((self.THEIRS, self.frps.port), 1):
+                return True
+        except OSError:
+            return False
+
+    def down(self):
+        if self.frps:
+            self.frps.end()
+        subprocess.run(["ip", "netns", "del", self.name], check=False)
+        subprocess.run(["ip", "link", "del", self.a], check=False, capture_output=True)
+
+
+def needs_namespaces():
+    if os.geteuid() != 0:
+        return "needs root"
+    probe = f"qfrpprobe{os.getpid() % 10000}"
+    if subprocess.run(["ip", "netns", "add", probe], capture_output=True, check=False).returncode != 0:
+        return "no network namespaces here"
+    subprocess.run(["ip", "netns", "del", probe], check=False)
+    return None
+
+
+def needs_netem():
+    why = needs_namespaces()
+    if why:
+        return why
+    name = f"qfrpq{os.getpid() % 10000}"
+    run("ip", "link", "add", name, "type", "veth", "peer", "name", f"{name}b")
+    done = subprocess.run(["tc", "qdisc", "add", "dev", name, "root", "netem", "delay", "1ms"], capture_output=True,
+                          text=True, check=False)
+    subprocess.run(["ip", "link", "del", name], check=False)
+    return None if done.returncode == 0 else f"no netem in this kernel ({done.stderr.strip()})"
+
+
+def cut(w):
+    """The network goes for a minute's third and comes back: said, and all is well again, with the same frpc."""
+    link = Link(w)
+    try:
+        a = w.supervisor().agent()
+        a.configure(link.frps.port, server=link.THEIRS)
+        web = w.service("web")
+        a.set("vm1", (web.port, 20000, 8080, HTTP), (web.port + 1, 10001, 22, TCP))
+        a.await_proxy("vm1", web.port)
+        host = "tok-20000.example.org"
+        assert get(link.frps.vhost, host=host, address=link.THEIRS)[0] == 200
+        pid = w.sup.frpc_pid()
+        run("ip", "link", "set", link.a, "down")
+        begun = time.monotonic()
+        until("the loss is told", lambda: a.status()["state"] == "connecting", 60)
+        print(f"# loss noticed after {time.monotonic() - begun:.1f} s", flush=True)
+        assert a.list()[("vm1", web.port)][0] == "lost"
+        # What is wished for meanwhile is there afterwards.
+        a.set("vm2", (web.port + 2, 20001, 8080, HTTP))
+        run("ip", "link", "set", link.a, "up")
+        begun = time.monotonic()
+        a.await_proxy("vm1", web.port, timeout=60)
+        a.await_proxy("vm2", web.port + 2, timeout=60)
+        until("it is reachable", lambda: get(link.frps.vhost, host=host, address=link.THEIRS)[0] == 200, 20)
+        print(f"# back after {time.monotonic() - begun:.1f} s", flush=True)
+        assert w.sup.frpc_pid() == pid
+    finally:
+        link.down()
+
+
+def under_changes(a, raw, host="127.0.0.1"):
+    """Tunnels come up, reloads do not cut a transfer, every byte arrives."""
+    a.set("vm1", (raw.port, 10001, 22, TCP))
+    a.await_proxy("vm1", raw.port, timeout=60)
+    done = []
+    thread = threading.Thread(target=lambda: done.append(fetch(10001, 2_000_000, host)))
+    thread.start()
+    for i in range(10):
+        a.set("vm2", (free_port(21000, 21999), 10010 + i, 22, TCP))
+    thread.join(120)
+    assert done == [2_000_000], done
+    a.await_state("connected")
+
+
+def late(w):
+    """80 ms each way, give or take 20: by a relay, so that it needs nothing of the kernel."""
+    relay = Slow(w.port)
+    a = w.supervisor().agent()
+    a.configure(relay.port)
+    begun = time.monotonic()
+    under_changes(a, w.source())
+    assert time.monotonic() - begun > 0.5, "it was not slow at all"
+    relay.close()
+
+
+def lossy(w):
+    """80 ms and 2 % of the packets lost."""
+    link = Link(w)
+    try:
+        run("tc", "qdisc", "add", "dev", link.a, "root", "netem", "delay", "80ms", "20ms", "loss", "2%")
+        a = w.supervisor().agent()
+        a.configure(link.frps.port, server=link.THEIRS)
+        under_changes(a, w.source(), link.THEIRS)
+    finally:
+        link.down()
+
+
+tls_verified.needs = lambda: None if subprocess.run(["which", "openssl"], capture_output=True,
+                                                     check=False).returncode == 0 else "no openssl"
+cut.needs, lossy.needs = needs_namespaces, needs_netem
+
+CASES = [
+    ("TLS verified: authority and name", tls_verified),
+    ("frpc listens on its admin port only", listens_only),
+    ("the network is cut and restored", cut),
+    ("latency", late),
+    ("latency and loss", lossy),
+]
