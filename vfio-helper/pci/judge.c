@@ -116,7 +116,7 @@ static void rule_virtual(struct court *c, const struct gpu_part *part, const str
 
 static void rule_viable(struct court *c, const struct gpu_part *part, const struct pci_func *func)
 {
-	if (part->role != PROTO_ROLE_FOREIGN)
+	if (part->role != PROTO_ROLE_FOREIGN && !(part->role == PROTO_ROLE_GPU && func->critical))
 		return;
 	if (func->critical)
 		against(c, PROTO_GPU_NOT_VIABLE, func, "a disk or network of the host is on it");

@@ -86,8 +86,8 @@ struct pci_tree {
  * still lists it, it is a stranger there. -E2BIG beyond PCI_MAX_FUNCS, -ENOMEM.
  *
  * Where a function hangs is read from the target of its link in bus/pci/devices
- * (…/0000:00:01.0/0000:01:00.0), or else from secondary_bus_number of the bridges; its group from
- * the link iommu_group, or else from the group's devices/.
+ * (…/0000:00:01.0/0000:01:00.0), its group from the link iommu_group or else from the group's
+ * devices/, and so on: links' targets are read, and need not be there.
  */
 int pci_scan(int sysfs_fd, struct pci_tree *ret_tree, struct err *reterr);
 void pci_tree_done(struct pci_tree *tree);

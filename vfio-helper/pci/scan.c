@@ -240,18 +240,6 @@ static int read_funcs(int devices_fd, struct pci_tree *tree, struct err *reterr)
 	return 0;
 }
 
-/* What hangs on bridge @index according to its own register: for trees whose paths do not say. */
-static void adopt_bus(struct pci_tree *tree, uint32_t index, uint32_t bus)
-{
-	for (uint32_t i = 0; i < tree->n_funcs; i++) {
-		struct pci_func *f = &tree->funcs[i];
-
-		if (f->address >> 8 == (tree->funcs[index].address >> 16 << 8 | bus) &&
-		    f->parent == PCI_NO_INDEX && i != index)
-			f->parent = index;
-	}
-}
-
 /* Bridges above, and the physical functions of virtual ones. */
 static void relate_funcs(int devices_fd, struct pci_tree *tree)
 {
@@ -275,18 +263,6 @@ static void relate_funcs(int devices_fd, struct pci_tree *tree)
 		*slash = '\0';
 		if (pci_addr_parse(sysfs_base(text), &above) == 0)
 			f->parent = pci_find(tree, above);
-	}
-	for (uint32_t i = 0; i < tree->n_funcs; i++) {
-		_cleanup_close_ int fd = -EBADF;
-		uint32_t bus;
-
-		if (tree->funcs[i].class_code >> 8 != PCI_CLASS_BRIDGE)
-			continue;
-		pci_addr_text(tree->funcs[i].address, name);
-		fd = sysfs_open_dir(devices_fd, name);
-		bus = read_u32(fd, "secondary_bus_number", 0);
-		if (bus > 0 && bus <= UINT8_MAX)
-			adopt_bus(tree, i, bus);
 	}
 }
 
@@ -360,8 +336,8 @@ static bool net_configured(int dir_fd)
 	       sysfs_link(dir_fd, "master", text) >= 0;
 }
 
-/* Every function that @path, a link's target, passes through. */
-static void mark_critical(struct pci_tree *tree, char *path)
+/* Marks every function that @path, a link's target, passes through. */
+static void mark_path(struct pci_tree *tree, char *path, bool console)
 {
 	char *rest, *part = strtok_r(path, "/", &rest);
 	pci_addr addr;
@@ -369,7 +345,11 @@ static void mark_critical(struct pci_tree *tree, char *path)
 	for (; part; part = strtok_r(NULL, "/", &rest)) {
 		uint32_t i = pci_addr_parse(part, &addr) < 0 ? PCI_NO_INDEX : pci_find(tree, addr);
 
-		if (i != PCI_NO_INDEX)
+		if (i == PCI_NO_INDEX)
+			continue;
+		if (console)
+			tree->funcs[i].display = true;
+		else
 			tree->funcs[i].critical = true;
 	}
 }
@@ -391,30 +371,15 @@ static void read_critical(int sysfs_fd, const char *class, bool disks, struct pc
 		if (disks ? read_u32(fd, "size", 1) == 0 : !net_configured(fd))
 			continue;
 		if (sysfs_link(dirfd(dir), name, text) >= 0 || sysfs_link(fd, "device", text) >= 0)
-			mark_critical(tree, text);
+			mark_path(tree, text, false);
 	}
-}
-
-static void read_console(int sysfs_fd, struct pci_tree *tree)
-{
-	char text[SYSFS_TEXT_SIZE];
-	uint32_t found = PCI_NO_INDEX;
-	char *rest, *part;
-	pci_addr addr;
-
-	if (sysfs_link(sysfs_fd, "class/graphics/fb0", text) < 0)
-		return;
-	for (part = strtok_r(text, "/", &rest); part; part = strtok_r(NULL, "/", &rest))
-		if (pci_addr_parse(part, &addr) == 0)
-			found = pci_find(tree, addr);
-	if (found != PCI_NO_INDEX)
-		tree->funcs[found].display = true;
 }
 
 int pci_scan(int sysfs_fd, struct pci_tree *ret_tree, struct err *reterr)
 {
 	_cleanup_close_ int devices_fd = sysfs_open_dir(sysfs_fd, DEVICES);
 	_cleanup_(pci_tree_done) struct pci_tree tree = {0};
+	char text[SYSFS_TEXT_SIZE];
 	int r;
 
 	if (devices_fd < 0)
@@ -428,7 +393,8 @@ int pci_scan(int sysfs_fd, struct pci_tree *ret_tree, struct err *reterr)
 		return err_errno(reterr, r, "cannot read %s of sysfs", GROUPS);
 	read_critical(sysfs_fd, "class/block", true, &tree);
 	read_critical(sysfs_fd, "class/net", false, &tree);
-	read_console(sysfs_fd, &tree);
+	if (sysfs_link(sysfs_fd, "class/graphics/fb0", text) >= 0)
+		mark_path(&tree, text, true);
 	*ret_tree = tree;
 	tree = (struct pci_tree){0};
 	return 0;
