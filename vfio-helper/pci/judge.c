@@ -253,19 +253,17 @@ static void ask_all(struct court *c, rule_fn rule)
 
 static int find_parts(struct court *c)
 {
-	const uint8_t *roles = c->map.roles;
+	struct gpu_part *parts = calloc(c->tree->n_funcs, sizeof(*parts));
 	uint32_t n = 0;
 
+	if (!parts)
+		return -ENOMEM;
 	card_closure(&c->map, c->gpu->func);
 	for (uint32_t i = 0; i < c->tree->n_funcs; i++)
-		n += roles[i] != CARD_NO_PART;
-	c->gpu->parts = calloc(n, sizeof(*c->gpu->parts));
-	if (!c->gpu->parts)
-		return -ENOMEM;
-	for (uint32_t i = 0; i < c->tree->n_funcs; i++)
-		if (roles[i] != CARD_NO_PART)
-			c->gpu->parts[c->gpu->n_parts++] =
-				(struct gpu_part){.func = i, .role = roles[i]};
+		if (c->map.roles[i] != CARD_NO_PART)
+			parts[n++] = (struct gpu_part){.func = i, .role = c->map.roles[i]};
+	c->gpu->parts = parts;
+	c->gpu->n_parts = n;
 	return 0;
 }
 
