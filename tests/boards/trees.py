@@ -17,6 +17,7 @@ GPU_CLASSES = ("0300", "0302", "0380")
 OTHERS = {"0108": "nvme", "0200": "e1000e", "0207": "mlx5_core", "0106": "ahci", "0c03": "xhci_hcd",
           "0403": "snd_hda_intel", "0680": "nvidia-nvswitch", "1200": "xclmgmt", "1080": "ccp",
           "0700": "serial", "0580": "switchtec", "0601": "lpc_ich", "0401": "snd_virtuoso"}
+KEEPERS = ("vfio-pci", "pci-stub", "pciback")
 OWN_SWITCH = ("1002", "8086")  # vendors of cards with a switch of their own
 
 
@@ -166,7 +167,7 @@ class Machine:
                 native = {"10de": "nvidia", "1002": "amdgpu"}.get(f.vendor, "xe")
             f.driver = native if self.rng.random() < 0.75 else ""
             if self.rng.random() < odd:
-                f.driver = self.rng.choice(("vfio-pci", "pci-stub", "pciback"))
+                f.driver = self.rng.choice(KEEPERS)
             if f.klass in GPU_CLASSES:
                 f.boot_vga = {"0300": int(self.rng.random() < odd)}.get(f.klass)
                 f.lit = self.rng.random() < odd
@@ -309,17 +310,21 @@ def check_line(machine, line, by_address, gpus):
         companions = {f.address for f in machine.functions if machine.is_companion(f, gpu)
                       and not f.net_up}  # bound or not, what is critical is a reason against
         wrong += [f"leaves out companion {a}" for a in sorted(companions - set(line.bind))]
+    strange = [f for g in mine for f in machine.slot_mates(g) if machine.strange_mates(g)]
     along = {f.address for f in machine.functions
              if f.group in groups and f.address in machine.along and not f.driver
-             and f.klass not in (*BRIDGES, "0680") and not f.net_up and f not in gpus}
+             and f.klass not in (*BRIDGES, "0680") and not f.net_up and f not in gpus + strange}
     wrong += [f"leaves out {a}, which policy binds along" for a in sorted(along - set(line.bind))]
     wrong += [f"leaves out GPU {g.address} of its groups" for g in gpus
               if g.group in groups and g not in bound]
     must, may = reasons_of(machine, bound, gpus)
     half = {r for r in line.reasons if r.startswith("half_bound:")}
-    owners = {f.driver in ("vfio-pci", "pci-stub", "pciback") for f in bound}
-    if half and owners != {True, False}:
+    cards = [[g, *(f for f in machine.functions if machine.is_companion(f, g))] for g in mine]
+    owners = [{f.driver if f.driver in KEEPERS else "host" for f in card if f.driver} for card in cards]
+    if half and all(len(o) < 2 for o in owners) and not any(f.driver == "" for f in bound):
         wrong.append("half bound with one owner")
+    if not half and any({"vfio-pci", "host"} <= o for o in owners):
+        wrong.append("has VFIO and the host as owners and is not half bound")
     wrong += [f"does not give {r}" for r in sorted(must - set(line.reasons))]
     wrong += [f"gives {r}" for r in sorted(set(line.reasons) - half - must - may)]
     first = line.reasons[0].split(":")[0] if line.reasons else "rentable"
