@@ -121,14 +121,19 @@ enum proto_status act_list(const struct bind_env *env, struct bind_answer *ans, 
 	struct list list = {.bytes = bytes};
 	int r = bytes ? view_load(env, "", &view, why) : -ENOMEM;
 
-	for (uint32_t i = 0; r == 0 && i < view.list.n; i++)
+	for (uint32_t i = 0; r == 0 && i < view.list.n; i++) {
+		/* A Xen guest may have one there, without an IOMMU; the protocol has no word for
+		 * it. */
+		if (view.tree.funcs[view.list.gpus[i].func].address == 0)
+			continue;
 		r = add_gpu(&list, &view, &view.list.gpus[i]);
+		ans->done++;
+	}
 	if (r == 0)
 		r = fd_memfd_sealed("gpus", bytes, list.n);
 	if (r < 0)
 		return act_status(r);
 	*ret_fd = r;
-	ans->done = view.list.n;
 	ans->list_bytes = (uint32_t)list.n;
 	return PROTO_OK;
 }
