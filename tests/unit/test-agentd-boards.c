@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * agentd and the root side agree: vfio-bind's own list of every board in tests/boards is
+ * understood, and what agentd chooses or allows is just what vfio-bind would take. Trust: test.
+ */
+#include "agentd/gpus.h"
+#include "tests/unit/bind-rig.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+
+#define BOARD_MAX (64 * 1024)
+
+static const char *board_name = "";
+
+static void expect(bool ok, const char *what)
+{
+	if (ok)
+		return;
+	(void)fprintf(stderr, "%s: %s\n", board_name, what);
+	exit(1);
+}
+
+/* The helper's own word on a set of addresses. */
+static bool helper_takes(const struct view *view, const uint64_t *addresses, uint32_t n)
+{
+	uint32_t funcs[PROTO_MAX_DEVICES], n_funcs;
+	struct err why = {0};
+
+	return gpu_choose(&view->list, &view->tree, addresses, n, funcs, &n_funcs, &why) == 0;
+}
+
+static bool agentd_allows(const struct gpus *gpus, const uint64_t *addresses, uint32_t n)
+{
+	uint64_t wanted[PROTO_MAX_GPUS] = {0};
+	_cleanup_free_ char *why = NULL;
+	int r;
+
+	memcpy(wanted, addresses, n * sizeof(wanted[0]));
+	r = gpus_check(gpus, wanted, NULL, 0, &why);
+	expect(r == 0 || (why && *why), "a refusal without words");
+	return r == 0;
+}
+
+static void agree_on(const struct gpus *gpus, const struct view *view, const uint64_t *addresses,
+		     uint32_t n)
+{
+	expect(agentd_allows(gpus, addresses, n) == helper_takes(view, addresses, n),
+	       "agentd and vfio-bind differ about a set");
+}
+
+/* Every GPU, and every pair. */
+static void check_sets(const struct gpus *gpus, const struct view *view)
+{
+	for (size_t i = 0; i < gpus->n; i++) {
+		uint64_t set[2] = {gpus->entries[i].card.gpu};
+
+		agree_on(gpus, view, set, 1);
+		for (size_t k = i + 1; k < gpus->n; k++) {
+			set[1] = gpus->entries[k].card.gpu;
+			agree_on(gpus, view, set, 2);
+		}
+	}
+}
+
+static void check_counts(const struct gpus *gpus, const struct view *view)
+{
+	for (uint32_t count = 1; count <= PROTO_MAX_GPUS; count++) {
+		uint64_t chosen[PROTO_MAX_GPUS] = {0};
+		_cleanup_free_ char *why = NULL;
+
+		if (gpus_choose(gpus, count, NULL, 0, chosen, &why) < 0) {
+			expect(why && *why, "no choice, and no words");
+			continue;
+		}
+		expect(proto_gpus_count(chosen) == count, "another number than was wanted");
+		expect(helper_takes(view, chosen, count), "a choice that vfio-bind would refuse");
+	}
+}
+
+/* The same GPUs with the same verdicts; but one at address 0, where the protocol knows none. */
+static void check_verdicts(const struct gpus *gpus, const struct view *view)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < view->list.n; i++) {
+		pci_addr address = view->tree.funcs[view->list.gpus[i].func].address;
+		const struct gpu_entry *entry = gpus_find(gpus, address);
+
+		if (address == 0)
+			continue;
+		expect(entry && entry->card.verdict == view->list.gpus[i].verdict,
+		       "another verdict");
+		n++;
+	}
+	expect(n == gpus->n, "another number of GPUs");
+}
+
+static void check_board(const char *text)
+{
+	_cleanup_(gpus_done) struct gpus gpus = {0};
+	_cleanup_(view_done) struct view view = {0};
+	struct bind_answer ans;
+	struct fdlist fds = {0};
+	struct gpu_list_rep rep;
+	struct err why = {0};
+	int fd = -EBADF;
+
+	machine_make(text);
+	(void)strcpy(machine_env.keys.vendors, "10de, 1002, 8086");
+	expect(gpu_policy_parse(&machine_env.keys, &machine_env.policy, &why) == 0, why.text);
+	expect(machine_act(BIND_LIST, "", NULL, &ans, &fd) == PROTO_OK, "no list");
+	expect(fdlist_add(&fds, fd) == 0, "no descriptor");
+	rep = (struct gpu_list_rep){ans.done, ans.list_bytes};
+	expect(gpus_receive(&rep, &fds, &gpus, &why) == 0, why.text);
+	expect(view_load(&machine_env, "", &view, &why) == 0, why.text);
+	check_verdicts(&gpus, &view);
+	check_sets(&gpus, &view);
+	check_counts(&gpus, &view);
+	machine_done();
+}
+
+/* The description: what stands before the first line in brackets. */
+static void read_board(int dirfd, const char *name, char text[static BOARD_MAX])
+{
+	ssize_t n = fd_read_file(dirfd, name, text, BOARD_MAX);
+	char *cases;
+
+	expect(n > 0, "cannot be read");
+	cases = strstr(text, "\n[");
+	if (cases)
+		cases[1] = '\0';
+}
+
+int main(int argc, char *argv[])
+{
+	static char text[BOARD_MAX];
+	DIR *dir = argc == 2 ? opendir(argv[1]) : NULL;
+	struct dirent *entry;
+	unsigned int n = 0;
+
+	if (!dir)
+		return 2;
+	while ((entry = readdir(dir))) {
+		const char *dot = strrchr(entry->d_name, '.');
+
+		if (!dot || !STR_EQ(dot, ".board"))
+			continue;
+		board_name = entry->d_name;
+		read_board(dirfd(dir), entry->d_name, text);
+		check_board(text);
+		n++;
+	}
+	(void)closedir(dir);
+	printf("%u boards\n", n);
+	return n > 0 ? 0 : 1;
+}
