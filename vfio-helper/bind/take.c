@@ -59,12 +59,17 @@ static struct lease_func describe(const struct view *view, const struct bind_req
 static int remember(const struct bind_env *env, struct lease_func *f, struct err *reterr)
 {
 	_cleanup_close_ int dirfd = func_open(env, f);
+	char text[PCI_DRIVER_SIZE];
 
 	if (dirfd < 0)
 		return err_set(reterr, -EBUSY, "a function has just gone");
-	override_read(dirfd, f->override);
-	attr_read(dirfd, "d3cold_allowed", f->d3cold, sizeof(f->d3cold));
-	attr_read(dirfd, "power/control", f->power, sizeof(f->power));
+	/* Padded with NUL, as a record has to be. */
+	override_read(dirfd, text);
+	proto_text_set(f->override, sizeof(f->override), text);
+	attr_read(dirfd, "d3cold_allowed", text, sizeof(text));
+	proto_text_set(f->d3cold, sizeof(f->d3cold), text);
+	attr_read(dirfd, "power/control", text, sizeof(text));
+	proto_text_set(f->power, sizeof(f->power), text);
 	return 0;
 }
 
