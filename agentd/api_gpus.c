@@ -191,11 +191,14 @@ static void unavailable(const struct later *later, enum proto_status status)
 	if (!peers_up(peers, PEER_HELPER))
 		reply_error(later->req, 503, "vfio-helper is not connected (%s)",
 			    peers_trouble(peers, PEER_HELPER));
+	else if (status == PROTO_NOT_FOUND)
+		reply_error(later->req, 404, "there is no GPU at this address");
+	else if (status == PROTO_DENIED)
+		reply_error(later->req, 409,
+			    "no GPU of this host may be rented out: see the gpu_ keys of "
+			    "helper.conf");
 	else
-		reply_error(later->req, status == PROTO_NOT_FOUND ? 404 : 503,
-			    "vfio-helper says: %s",
-			    status == PROTO_NOT_FOUND ? "there is no GPU at this address"
-						      : proto_status_text(status));
+		reply_error(later->req, 503, "vfio-helper says: %s", proto_status_text(status));
 }
 
 static void answer_gpus(struct later *later, enum proto_status status, const void *rep,
@@ -241,8 +244,7 @@ static void answer_recover(struct later *later, enum proto_status status, const 
 	const struct gpu_recover_rep *rep = body;
 
 	(void)fds;
-	if (status == PROTO_CONFLICT || status == PROTO_ALREADY || status == PROTO_BUSY ||
-	    status == PROTO_DENIED)
+	if (status == PROTO_CONFLICT || status == PROTO_ALREADY || status == PROTO_BUSY)
 		reply_error(later->req, 409, "vfio-helper says: %s", proto_status_text(status));
 	else if (status != PROTO_OK)
 		unavailable(later, status);

@@ -257,8 +257,9 @@ static void refuse_gpus(const struct later *later, const char *field, enum proto
 		reply_error(later->req, 503, "%s: vfio-helper does not list the GPUs now: %s",
 			    field, proto_status_text(status));
 	else
-		reply_error(later->req, 422, "%s: vfio-helper does not list any GPUs: %s", field,
-			    proto_status_text(status));
+		reply_error(later->req, 422, "%s: %s", field,
+			    status == PROTO_DENIED ? "no GPU of this host may be rented out"
+						   : proto_status_text(status));
 }
 
 static void answer_gpu_create(struct later *later, enum proto_status status, const void *rep,

@@ -341,9 +341,11 @@ class Gpus(Case):
 
     def test_helper_says_no(self):
         self.helper.answers["GPU_LIST"] = ["DENIED", "BUSY", "DENIED"]
-        self.refused({"gpus": 1}, 422, "gpus: ", "the policy forbids it")
+        self.refused({"gpus": 1}, 422, "gpus: no GPU of this host may be rented out")
         self.refused({"gpus": 1}, 503, "gpus: ")
-        self.assertEqual(self.call("GET", "/v1/gpus")[0], 503)
+        code, answer = self.call("GET", "/v1/gpus")
+        self.assertEqual(code, 409)
+        self.assertIn("helper.conf", answer["error"])
 
     def test_helper_is_away(self):
         self.helper.listener.close()

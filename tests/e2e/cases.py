@@ -176,6 +176,9 @@ BAD_REQUESTS = [
     ({"env_variables": {"A=B": "c"}}, "env_variables"), ({"env_variables": "x"}, "env_variables"),
     ({"ssh_enabled": "maybe"}, "ssh_enabled"), ({"image": "../../etc"}, "image"), ({"image": 7}, "image"),
     ({"command": ["x"]}, "command"), ({"gpu_addr": "01:00.0;rm"}, "gpu_addr"),
+    ({"gpu_addr": "0000:01:00.0,,"}, "gpu_addr"), ({"gpu_addr": ["0000:01:00.0", "0000:01:00.0"]}, "gpu_addr"),
+    ({"gpu_count": -1}, "gpu_count"), ({"gpu_count": 17}, "gpu_count"), ({"gpu_count": "many"}, "gpu_count"),
+    ({"gpus": True}, "gpus"), ({"gpus": 1, "gpu_count": 2}, "gpu_count"), ({"gpus": {"0": 1}}, "gpus"),
 ]
 
 
@@ -190,6 +193,20 @@ def bad_requests_name_the_field(s):
         assert answer.status == 400 and answer.error, (raw[:40], answer.status, answer.raw)
     assert s.instances() == []
     assert sorted(str(p) for p in s.root.rglob("*") if "log" not in p.parts) == before
+
+
+def host_without_gpus(s):
+    """No IOMMU here: nothing is for rent, and everybody is told so in their own words."""
+    assert [g for g in s.get("/v1/gpus").data["gpus"] if g["verdict"] == "rentable"] == []
+    assert s.tcp("GET", "/v1/gpus", secret=s.secret).status == 403
+    assert s.tcp("POST", "/v1/gpus/recover", {}, s.secret).status == 403
+    for body, field in (({"gpu_count": 1}, "gpu_count"), ({"gpu_addr": "0000:ff:1f.7"}, "gpu_addr"),
+                        ({"gpus": ["0000:ff:1f.7"]}, "gpus"),
+                        ({"env_variables": {"QUDATA_GPU_COUNT": "2"}}, "env_variables.QUDATA_GPU_COUNT")):
+        answer = s.post("/v1/instances", body)
+        assert answer.status in (409, 422) and answer.error.startswith(field + ": "), (body, answer.raw)
+    assert s.post("/v1/gpus/recover", {}).data == {"recovered": 0, "left": 0}
+    assert s.instances() == []
 
 
 def wrong_paths_and_methods(s):
@@ -226,6 +243,7 @@ def bad_keys_are_refused(s):
 def api(report, suite):
     report.run("api/authentication", authentication, suite)
     report.run("api/bad_requests_name_the_field", bad_requests_name_the_field, suite)
+    report.run("api/host_without_gpus", host_without_gpus, suite)
     report.run("api/wrong_paths_and_methods", wrong_paths_and_methods, suite)
     report.run("api/body_too_large", body_too_large, suite)
     report.run("api/bad_keys_are_refused", bad_keys_are_refused, suite)
