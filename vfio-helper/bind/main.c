@@ -37,7 +37,7 @@ static int open_state(const char *path, int *ret_fd, struct err *reterr)
 	struct stat st;
 	int r;
 
-	if (mkdir(path, 0700) < 0 && errno != EEXIST)
+	if (mkdirat(AT_FDCWD, path, 0700) < 0 && errno != EEXIST)
 		return err_errno(reterr, -errno, "cannot make %s", path);
 	r = config_check_trusted(path, S_IFDIR, reterr);
 	if (r == 0)
