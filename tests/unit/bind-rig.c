@@ -32,6 +32,7 @@ struct func {
 	char natural[PCI_DRIVER_SIZE]; /* the driver that finds it by its ids */
 	char link[512], back[512];     /* targets of the two links */
 	char group[16];
+	char first[ARRAY_LEN(kept)][32];  /* as at the start */
 	char values[ARRAY_LEN(kept)][32]; /* as last seen */
 };
 
@@ -314,6 +315,18 @@ void machine_quiet(void)
 	react(false);
 }
 
+void machine_boot(void)
+{
+	for (int i = 0; i < n_funcs; i++) {
+		struct func *f = &funcs[i];
+
+		unbind("vfio-pci", f->address);
+		for (size_t k = 0; k < ARRAY_LEN(kept); k++)
+			set_value(f, k, f->first[k]);
+		probe(f->address);
+	}
+}
+
 /* ---- the machine ---- */
 
 static void run_fake_sysfs(const char *board)
@@ -350,6 +363,7 @@ static void learn_func(const char *address)
 	for (size_t i = 0; i < ARRAY_LEN(kept); i++)
 		read_text(machine_path("sys/bus/pci/devices/%s/%s", address, kept[i]), f->values[i],
 			  sizeof(f->values[i]));
+	memcpy(f->first, f->values, sizeof(f->first));
 	if (STR_EQ(f->natural, "vfio-pci"))
 		make_group_node(f->group);
 }

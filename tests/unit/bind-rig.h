@@ -26,6 +26,8 @@ const char *point_name(int n);
 /* Makes a machine of @board (text, see tests/tools/fake-sysfs) in a fresh directory. */
 void machine_make(const char *board);
 void machine_done(void);
+/* Every function gets the driver that it had first, and every attribute its first value. */
+void machine_boot(void);
 /* No trouble, no points. */
 void machine_quiet(void);
 /* Everything in sysfs and below /dev as sorted text; the caller frees it. */

@@ -9,12 +9,16 @@
 #include "tests/unit/rig.h"
 
 #include "common/fd.h"
+#include "common/priv.h"
+#include "kill-bind.h"
 
 #include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 
 #include <cmocka.h>
@@ -133,6 +137,67 @@ static void test_take_and_release(void **state)
 	assert_string_equal(machine_records(), "");
 	assert_int_equal(machine_act(BIND_RELEASE, "vm1", NULL, &ans, NULL), PROTO_OK);
 	assert_int_equal(ans.done, 0);
+	unmake();
+}
+
+/* The host has booted anew, and every function has its own driver again. */
+static void test_after_reboot(void **state)
+{
+	struct bind_answer ans;
+
+	(void)state;
+	for (int again = 0; again < 2; again++) {
+		make(BOARD);
+		take("vm1", GPUS(GPU_1));
+		machine_quiet();
+		machine_boot();
+		assert_as_before("a boot");
+		assert_int_equal(machine_act(BIND_GRANT, "vm1", NULL, &ans, NULL), PROTO_FAILED);
+		assert_int_equal(ans.n_devices, 0);
+		if (again) {
+			take("vm1", GPUS(GPU_1));
+			assert_string_equal(machine_driver(GPU_1), "vfio-pci");
+		}
+		release("vm1");
+		assert_as_before("release");
+		assert_string_equal(machine_records(), "");
+		unmake();
+	}
+}
+
+/* Under the real filter: no call that an act makes is missing on its list. */
+static void test_filter(void **state)
+{
+	static const char board[] =
+		BRIDGES "pci 0000:01:00.0 10de:2204 030000 parent=0000:00:01.0 driver=vfio-pci "
+			"group=11 bars=16M boot_vga=0 reset=flr\n";
+	struct err err = {0};
+	int status;
+	pid_t pid;
+
+	(void)state;
+#ifdef __SANITIZE_ADDRESS__
+	skip(); /* the sanitizer makes calls of its own */
+#endif
+	make(board);
+	machine_env.policy.adopt_vfio = true;
+	pid = fork();
+	if (pid == 0) {
+		bind_point_hook = NULL; /* the made-up kernel is no part of vfio-bind */
+		RIG_CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+		RIG_CHECK(priv_enter_filter("vfio-bind", filter_vfio_bind, filter_vfio_bind_len,
+					    &err) == 0);
+		RIG_CHECK(machine_act(BIND_LIST, NULL, NULL, NULL, NULL) == PROTO_OK);
+		RIG_CHECK(machine_act(BIND_TAKE, "vm1", GPUS(GPU_1), NULL, NULL) == PROTO_OK);
+		RIG_CHECK(machine_act(BIND_GRANT, "vm1", NULL, NULL, NULL) ==
+			  (machine_has_nodes() ? PROTO_OK : PROTO_FAILED));
+		RIG_CHECK(machine_act(BIND_REVOKE, "vm1", NULL, NULL, NULL) == PROTO_OK);
+		RIG_CHECK(machine_act(BIND_RELEASE, "vm1", NULL, NULL, NULL) == PROTO_OK);
+		RIG_CHECK(machine_act(BIND_RECOVER, NULL, GPUS(GPU_1), NULL, NULL) == PROTO_OK);
+		_exit(0);
+	}
+	assert_true(waitpid(pid, &status, 0) == pid);
+	assert_int_equal(status, 0);
 	unmake();
 }
 
@@ -805,6 +870,49 @@ static void test_policy_flags(void **state)
 	unmake();
 }
 
+/* Character devices and a descriptor of /dev/iommu instead of group files. */
+static void test_iommufd(void **state)
+{
+	const char *dir = "sys/bus/pci/devices/" GPU_1 "/vfio-dev";
+	struct bind_answer ans;
+	struct stat st;
+	int fd = -EBADF;
+
+	(void)state;
+	if (!machine_has_nodes())
+		skip(); /* device nodes cannot be made without root */
+	make(BRIDGES "pci 0000:01:00.0 10de:2204 030000 parent=0000:00:01.0 driver=nvidia group=11 "
+		     "bars=16M boot_vga=0 reset=flr\n");
+	take("vm1", GPUS(GPU_1));
+	machine_env.keys.iommufd = TRISTATE_YES;
+	assert_int_equal(mknod(machine_path("dev/iommu"), S_IFCHR | 0600, makedev(1, 3)), 0);
+	if (access(machine_path("dev/iommu"), W_OK) < 0)
+		skip(); /* no devices on this filesystem */
+	assert_int_equal(machine_act(BIND_GRANT, "vm1", NULL, &ans, &fd), PROTO_FAILED);
+	assert_int_equal(fd, -EBADF);
+	assert_int_equal(mkdir(machine_path("%s", dir), 0755), 0);
+	assert_int_equal(mkdir(machine_path("%s/vfio3", dir), 0755), 0);
+	assert_int_equal(mkdir(machine_path("sys/class/vfio-dev"), 0755), 0);
+	assert_int_equal(mkdir(machine_path("sys/class/vfio-dev/vfio3"), 0755), 0);
+	machine_write(machine_path("sys/class/vfio-dev/vfio3/dev"), "511:3\n");
+	assert_int_equal(mkdir(machine_path("dev/vfio/devices"), 0755), 0);
+	assert_int_equal(
+		mknod(machine_path("dev/vfio/devices/vfio3"), S_IFCHR | 0600, makedev(511, 3)), 0);
+	assert_int_equal(machine_act(BIND_GRANT, "vm1", NULL, &ans, &fd), PROTO_OK);
+	assert_true(fd >= 0);
+	(void)close(fd);
+	assert_int_equal(ans.devices[0].cdev, 3);
+	assert_int_equal(lstat(machine_path("dev/vfio/devices/vfio3"), &st), 0);
+	assert_int_equal(st.st_uid, 1001);
+	assert_int_equal(lstat(machine_path("dev/vfio/11"), &st), 0);
+	assert_int_equal(st.st_uid, 0);
+	assert_int_equal(machine_act(BIND_REVOKE, "vm1", NULL, &ans, NULL), PROTO_OK);
+	assert_int_equal(lstat(machine_path("dev/vfio/devices/vfio3"), &st), 0);
+	assert_int_equal(st.st_uid, 0);
+	release("vm1");
+	unmake();
+}
+
 /* A VM that still has its device open keeps it. */
 static void test_release_while_open(void **state)
 {
@@ -1057,6 +1165,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_request),
 		cmocka_unit_test(test_take_and_release),
+		cmocka_unit_test(test_after_reboot),
+		cmocka_unit_test(test_filter),
 		cmocka_unit_test(test_no_leak),
 		cmocka_unit_test(test_other_vm),
 		cmocka_unit_test(test_classes),
@@ -1075,6 +1185,7 @@ int main(void)
 		cmocka_unit_test(test_services),
 		cmocka_unit_test(test_grant),
 		cmocka_unit_test(test_policy_flags),
+		cmocka_unit_test(test_iommufd),
 		cmocka_unit_test(test_release_while_open),
 		cmocka_unit_test(test_reset_unwell),
 		cmocka_unit_test(test_adopted),

@@ -110,7 +110,8 @@ static int check_sane(const struct lease_func *f, int dirfd, struct err *reterr)
 	if ((config[0] | config[1] << 8) != f->vendor || (config[2] | config[3] << 8) != f->device)
 		return fail(f, -EIO, "its configuration space is not what it was", "", reterr);
 	attr_read(dirfd, "power_state", power, sizeof(power));
-	if (power[0] != '\0' && !STR_EQ(power, "D0"))
+	/* Of a device without power management the kernel says that it does not know. */
+	if (power[0] != '\0' && !STR_EQ(power, "D0") && !STR_EQ(power, "unknown"))
 		return fail(f, -EIO, "it does not wake up: ", power, reterr);
 	return 0;
 }

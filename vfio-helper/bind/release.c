@@ -195,8 +195,9 @@ static int recover_loose_of(const struct sweep *s)
 	if (r < 0)
 		return r;
 	at = gpu_find(&view.list, &view.tree, s->gpu);
-	if (at == PCI_NO_INDEX)
-		return err_set(s->why, -ENOENT, "no such GPU");
+	if (at == PCI_NO_INDEX) /* a record may have known it nevertheless */
+		return s->ans->done + s->ans->left > 0 ? 0
+						       : err_set(s->why, -ENOENT, "no such GPU");
 	for (uint32_t i = 0; r == 0 && i < view.list.gpus[at].n_parts; i++) {
 		const struct gpu_part *part = &view.list.gpus[at].parts[i];
 		const struct pci_func *p = &view.tree.funcs[part->func];

@@ -184,6 +184,19 @@ static int take(struct job *job, const struct bind_request *req, struct err *why
 	return job_save(job, "held", why);
 }
 
+/* Not after the host has booted anew: every function has the driver that it begins with then. */
+static bool is_intact(const struct job *job)
+{
+	for (uint32_t i = 0; i < job->lease.n_funcs; i++) {
+		const struct lease_func *f = &job->lease.funcs[i];
+		_cleanup_close_ int dirfd = func_open(job->env, f);
+
+		if (dirfd < 0 || !driver_is(dirfd, func_guest_driver(f)))
+			return false;
+	}
+	return true;
+}
+
 /* The lease that the VM has already. Returns PROTO_STATUS_COUNT when there is none any more. */
 static enum proto_status meet_earlier(struct job *job, const struct bind_request *req,
 				      struct err *why)
@@ -197,12 +210,16 @@ static enum proto_status meet_earlier(struct job *job, const struct bind_request
 		(void)err_errno(why, r, "the record of the VM's lease cannot be believed");
 		return PROTO_FAILED;
 	}
-	if (l->phase == LEASE_HELD)
-		return memcmp(l->gpus, req->gpus, sizeof(l->gpus)) == 0 ? PROTO_OK : PROTO_CONFLICT;
+	if (l->phase == LEASE_HELD && memcmp(l->gpus, req->gpus, sizeof(l->gpus)) != 0)
+		return PROTO_CONFLICT;
+	if (l->phase == LEASE_HELD && is_intact(job))
+		return PROTO_OK;
 	/* It was interrupted: what is half done is undone, and the same is begun anew. */
 	r = job_lock(job, LOCK_WAIT_MS, why);
 	if (r == 0)
-		r = job_end(job, l->phase == LEASE_RELEASING, why);
+		r = wait_unheld(job, true, 0, why);
+	if (r == 0)
+		r = job_end(job, l->phase != LEASE_TAKING, why);
 	job_done(job);
 	return r < 0 ? act_status(r) : PROTO_STATUS_COUNT;
 }
