@@ -65,40 +65,34 @@ int gpus_add_address(uint64_t addresses[static PROTO_MAX_GPUS], uint64_t address
 
 /* Reading the list. */
 
-/* Makes room for one more of @size bytes behind the @n of *@array; NULL when out of memory. */
-static void *append(void *array, size_t n, size_t size)
-{
-	void **pointer = array;
-	void *bigger = reallocarray(*pointer, n + 1, size);
-
-	if (!bigger)
-		return NULL;
-	*pointer = bigger;
-	return (char *)bigger + n * size;
-}
-
 static int bad(struct err *reterr, const char *what)
 {
 	return err_set(reterr, -EBADMSG, "the list of GPUs breaks its own rules: %s", what);
 }
 
+static int no_memory(struct err *reterr)
+{
+	return err_set(reterr, -ENOMEM, "out of memory");
+}
+
 static int add_card(struct gpus *gpus, const struct gpu_card_ev *card, struct err *reterr)
 {
-	struct gpu_entry *entry;
+	struct gpu_entry *bigger;
 
 	if (gpus->n > 0 && gpus->entries[gpus->n - 1].card.gpu >= card->gpu)
 		return bad(reterr, "GPUs are not in ascending order");
-	entry = append(&gpus->entries, gpus->n, sizeof(*entry));
-	if (!entry)
-		return err_set(reterr, -ENOMEM, "out of memory");
-	*entry = (struct gpu_entry){.card = *card, .set = gpus->n};
+	bigger = reallocarray(gpus->entries, gpus->n + 1, sizeof(*bigger));
+	if (!bigger)
+		return no_memory(reterr);
+	gpus->entries = bigger;
+	bigger[gpus->n] = (struct gpu_entry){.card = *card, .set = gpus->n};
 	gpus->n++;
 	return 0;
 }
 
 static int add_part(struct gpu_entry *entry, const struct gpu_part_ev *part, struct err *reterr)
 {
-	struct gpu_part_ev *slot;
+	struct gpu_part_ev *bigger;
 
 	/* Members of a group that are no PCI functions have address 0: there may be several. */
 	if (entry->n_parts > 0 && part->address != 0 &&
@@ -108,38 +102,39 @@ static int add_part(struct gpu_entry *entry, const struct gpu_part_ev *part, str
 		return bad(reterr, "something that is no PCI function is a part of a card");
 	if (part->address == entry->card.gpu && part->role != PROTO_ROLE_GPU)
 		return bad(reterr, "a GPU is a part of itself in another role");
-	slot = append(&entry->parts, entry->n_parts, sizeof(*slot));
-	if (!slot)
-		return err_set(reterr, -ENOMEM, "out of memory");
-	*slot = *part;
-	entry->n_parts++;
+	bigger = reallocarray(entry->parts, entry->n_parts + 1, sizeof(*bigger));
+	if (!bigger)
+		return no_memory(reterr);
+	entry->parts = bigger;
+	bigger[entry->n_parts++] = *part;
 	return 0;
 }
 
 static int add_reason(struct gpu_entry *entry, const struct gpu_reason_ev *reason,
 		      struct err *reterr)
 {
-	struct gpu_reason_ev *slot;
+	struct gpu_reason_ev *bigger;
 
 	if (entry->n_reasons > 0 && entry->reasons[entry->n_reasons - 1].reason > reason->reason)
 		return bad(reterr, "reasons are not in their order");
-	slot = append(&entry->reasons, entry->n_reasons, sizeof(*slot));
-	if (!slot)
-		return err_set(reterr, -ENOMEM, "out of memory");
-	*slot = *reason;
-	entry->n_reasons++;
+	bigger = reallocarray(entry->reasons, entry->n_reasons + 1, sizeof(*bigger));
+	if (!bigger)
+		return no_memory(reterr);
+	entry->reasons = bigger;
+	bigger[entry->n_reasons++] = *reason;
 	return 0;
 }
 
 static int add_holder(struct gpu_entry *entry, const struct gpu_holder_ev *holder,
 		      struct err *reterr)
 {
-	struct gpu_holder_ev *slot = append(&entry->holders, entry->n_holders, sizeof(*slot));
+	struct gpu_holder_ev *bigger =
+		reallocarray(entry->holders, entry->n_holders + 1, sizeof(*bigger));
 
-	if (!slot)
-		return err_set(reterr, -ENOMEM, "out of memory");
-	*slot = *holder;
-	entry->n_holders++;
+	if (!bigger)
+		return no_memory(reterr);
+	entry->holders = bigger;
+	bigger[entry->n_holders++] = *holder;
 	return 0;
 }
 
