@@ -11,12 +11,10 @@ _Static_assert(GPUS_TEXT_SIZE == PCI_TEXT_SIZE, "addresses differ in size");
 
 void gpus_done(struct gpus *gpus)
 {
-	for (size_t i = 0; i < gpus->n; i++) {
-		free(gpus->entries[i].parts);
-		free(gpus->entries[i].reasons);
-		free(gpus->entries[i].holders);
-	}
 	free(gpus->entries);
+	free(gpus->parts);
+	free(gpus->reasons);
+	free(gpus->holders);
 	*gpus = (struct gpus){0};
 }
 
@@ -70,30 +68,41 @@ static int bad(struct err *reterr, const char *what)
 	return err_set(reterr, -EBADMSG, "the list of GPUs breaks its own rules: %s", what);
 }
 
-static int no_memory(struct err *reterr)
+/* As many as @len bytes can hold of records with a body of @size, and one for nothing at all. */
+static void *room_for(size_t len, size_t size)
 {
-	return err_set(reterr, -ENOMEM, "out of memory");
+	return calloc(len / (sizeof(struct proto_header) + size) + 1, size);
+}
+
+/* Entries are larger than what they are read from, but not so that it would matter. */
+static int make_room(struct gpus *gpus, size_t len)
+{
+	gpus->entries = calloc(len / (sizeof(struct proto_header) + sizeof(struct gpu_card_ev)) + 1,
+			       sizeof(*gpus->entries));
+	gpus->parts = room_for(len, sizeof(*gpus->parts));
+	gpus->reasons = room_for(len, sizeof(*gpus->reasons));
+	gpus->holders = room_for(len, sizeof(*gpus->holders));
+	return gpus->entries && gpus->parts && gpus->reasons && gpus->holders ? 0 : -ENOMEM;
 }
 
 static int add_card(struct gpus *gpus, const struct gpu_card_ev *card, struct err *reterr)
 {
-	struct gpu_entry *bigger;
-
 	if (gpus->n > 0 && gpus->entries[gpus->n - 1].card.gpu >= card->gpu)
 		return bad(reterr, "GPUs are not in ascending order");
-	bigger = reallocarray(gpus->entries, gpus->n + 1, sizeof(*bigger));
-	if (!bigger)
-		return no_memory(reterr);
-	gpus->entries = bigger;
-	bigger[gpus->n] = (struct gpu_entry){.card = *card, .set = gpus->n};
+	gpus->entries[gpus->n] = (struct gpu_entry){
+		.card = *card,
+		.parts = &gpus->parts[gpus->n_parts],
+		.reasons = &gpus->reasons[gpus->n_reasons],
+		.holders = &gpus->holders[gpus->n_holders],
+		.set = gpus->n,
+	};
 	gpus->n++;
 	return 0;
 }
 
-static int add_part(struct gpu_entry *entry, const struct gpu_part_ev *part, struct err *reterr)
+static int add_part(struct gpus *gpus, struct gpu_entry *entry, const struct gpu_part_ev *part,
+		    struct err *reterr)
 {
-	struct gpu_part_ev *bigger;
-
 	/* Members of a group that are no PCI functions have address 0: there may be several. */
 	if (entry->n_parts > 0 && part->address != 0 &&
 	    entry->parts[entry->n_parts - 1].address >= part->address)
@@ -102,39 +111,18 @@ static int add_part(struct gpu_entry *entry, const struct gpu_part_ev *part, str
 		return bad(reterr, "something that is no PCI function is a part of a card");
 	if (part->address == entry->card.gpu && part->role != PROTO_ROLE_GPU)
 		return bad(reterr, "a GPU is a part of itself in another role");
-	bigger = reallocarray(entry->parts, entry->n_parts + 1, sizeof(*bigger));
-	if (!bigger)
-		return no_memory(reterr);
-	entry->parts = bigger;
-	bigger[entry->n_parts++] = *part;
+	gpus->parts[gpus->n_parts++] = *part;
+	entry->n_parts++;
 	return 0;
 }
 
-static int add_reason(struct gpu_entry *entry, const struct gpu_reason_ev *reason,
-		      struct err *reterr)
+static int add_reason(struct gpus *gpus, struct gpu_entry *entry,
+		      const struct gpu_reason_ev *reason, struct err *reterr)
 {
-	struct gpu_reason_ev *bigger;
-
 	if (entry->n_reasons > 0 && entry->reasons[entry->n_reasons - 1].reason > reason->reason)
 		return bad(reterr, "reasons are not in their order");
-	bigger = reallocarray(entry->reasons, entry->n_reasons + 1, sizeof(*bigger));
-	if (!bigger)
-		return no_memory(reterr);
-	entry->reasons = bigger;
-	bigger[entry->n_reasons++] = *reason;
-	return 0;
-}
-
-static int add_holder(struct gpu_entry *entry, const struct gpu_holder_ev *holder,
-		      struct err *reterr)
-{
-	struct gpu_holder_ev *bigger =
-		reallocarray(entry->holders, entry->n_holders + 1, sizeof(*bigger));
-
-	if (!bigger)
-		return no_memory(reterr);
-	entry->holders = bigger;
-	bigger[entry->n_holders++] = *holder;
+	gpus->reasons[gpus->n_reasons++] = *reason;
+	entry->n_reasons++;
 	return 0;
 }
 
@@ -156,12 +144,14 @@ static int add_record(struct gpus *gpus, uint32_t number, const union proto_body
 	if (!entry || entry->card.gpu != gpu)
 		return bad(reterr, "a record is not behind its GPU");
 	if (number == OP_GPU_PART)
-		return add_part(entry, (const struct gpu_part_ev *)body, reterr);
+		return add_part(gpus, entry, (const struct gpu_part_ev *)body, reterr);
 	if (number == OP_GPU_REASON)
-		return add_reason(entry, (const struct gpu_reason_ev *)body, reterr);
-	if (number == OP_GPU_HOLDER)
-		return add_holder(entry, (const struct gpu_holder_ev *)body, reterr);
-	return bad(reterr, "a record is none of a GPU");
+		return add_reason(gpus, entry, (const struct gpu_reason_ev *)body, reterr);
+	if (number != OP_GPU_HOLDER)
+		return bad(reterr, "a record is none of a GPU");
+	gpus->holders[gpus->n_holders++] = *(const struct gpu_holder_ev *)body;
+	entry->n_holders++;
+	return 0;
 }
 
 static int read_records(const uint8_t *bytes, size_t len, struct gpus *gpus, struct err *reterr)
@@ -264,8 +254,11 @@ int gpus_decode(const void *bytes, size_t len, uint32_t n_cards, struct gpus *re
 		struct err *reterr)
 {
 	_cleanup_(gpus_done) struct gpus gpus = {0};
-	int r = read_records(bytes, len, &gpus, reterr);
+	int r = make_room(&gpus, len);
 
+	if (r < 0)
+		return err_set(reterr, r, "out of memory");
+	r = read_records(bytes, len, &gpus, reterr);
 	for (size_t i = 0; r == 0 && i < gpus.n; i++)
 		r = check_entry(&gpus.entries[i], reterr);
 	if (r == 0 && gpus.n != n_cards)

@@ -20,9 +20,10 @@
 
 struct gpu_entry {
 	struct gpu_card_ev card;
-	struct gpu_part_ev *parts;     /* owned, ascending by address */
-	struct gpu_reason_ev *reasons; /* owned, as the others */
-	struct gpu_holder_ev *holders;
+	/* Borrowed from struct gpus. */
+	const struct gpu_part_ev *parts;     /* ascending by address */
+	const struct gpu_reason_ev *reasons; /* in the order of verdicts */
+	const struct gpu_holder_ev *holders;
 	size_t n_parts, n_reasons, n_holders;
 	/* Index of the entry with the lowest address among those that can only be rented with it.
 	 */
@@ -32,6 +33,11 @@ struct gpu_entry {
 struct gpus {
 	struct gpu_entry *entries; /* owned, ascending by address */
 	size_t n;
+	/* Owned: the records of all entries, one entry's behind the other's. */
+	struct gpu_part_ev *parts;
+	struct gpu_reason_ev *reasons;
+	struct gpu_holder_ev *holders;
+	size_t n_parts, n_reasons, n_holders;
 };
 
 void gpus_done(struct gpus *gpus);
