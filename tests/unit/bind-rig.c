@@ -40,6 +40,7 @@ enum trouble trouble;
 int trouble_at, n_points;
 void (*machine_call)(void);
 struct bind_env machine_env;
+int64_t machine_ms;
 static const char *names[POINTS_MAX];
 static struct func funcs[FUNCS_MAX];
 static int n_funcs;
@@ -423,6 +424,7 @@ void machine_make(const char *board)
 	make_systemctl();
 	assert(config_load(NULL, &config, &err) == 0);
 	*env = (struct bind_env){.keys = config.gpu, .users = users, .max_vms = PROTO_MAX_VMS};
+	machine_ms = BIND_DEADLINE_MS;
 	env->keys.write_seconds = 5;
 	assert(gpu_policy_parse(&env->keys, &env->policy, &err) == 0);
 	users[0] = (struct account){1001, 1002};
@@ -562,7 +564,7 @@ enum proto_status machine_act(enum bind_act act, const char *vm, const char *con
 	for (size_t i = 0; gpus && gpus[i]; i++)
 		assert(pci_addr_parse(gpus[i], &req.gpus[i]) == 0);
 	assert(request_check(&req, PROTO_MAX_VMS) == 0);
-	machine_env.deadline_ms = now_ms() + 60000;
+	machine_env.deadline_ms = now_ms() + machine_ms;
 	machine_env.lock_fd = lock_open(machine_env.state_fd);
 	if (act == BIND_LIST)
 		ans.status = act_list(&machine_env, &ans, &fd, &why);

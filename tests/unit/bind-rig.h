@@ -45,6 +45,7 @@ bool machine_has_nodes(void);
 
 /* What acts run with; keys may be changed before machine_act(). */
 extern struct bind_env machine_env;
+extern int64_t machine_ms; /* that an act has */
 /* Commands that the stand-in for systemctl was given: "stop nvidia-powerd.service\n"; static. */
 const char *machine_systemctl(void);
 

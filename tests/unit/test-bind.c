@@ -530,6 +530,31 @@ static void test_hanging_write(void **state)
 	unmake();
 }
 
+/* What comes too late is not begun, and there is time left for the way back. */
+static void test_no_time(void **state)
+{
+	struct bind_answer ans;
+
+	(void)state;
+	make(BOARD);
+	machine_ms = BIND_DEADLINE_MS / 3;
+	assert_int_not_equal(machine_act(BIND_TAKE, "vm1", GPUS(GPU_1), &ans, NULL), PROTO_OK);
+	assert_int_equal(ans.left, 0);
+	assert_as_before("a take without time");
+	assert_string_equal(machine_records(), "");
+	machine_ms = BIND_DEADLINE_MS;
+	take("vm1", GPUS(GPU_1));
+	machine_ms = 0;
+	assert_int_equal(machine_act(BIND_RELEASE, "vm1", NULL, &ans, NULL), PROTO_OK);
+	assert_int_equal(ans.left, 2);
+	assert_null(strstr(ans.why, "hangs"));
+	machine_ms = BIND_DEADLINE_MS;
+	assert_int_equal(machine_act(BIND_RECOVER, NULL, NULL, &ans, NULL), PROTO_OK);
+	assert_int_equal(ans.done, 2);
+	assert_as_before("recovery");
+	unmake();
+}
+
 /* While a write to a function hangs, its lock is held, whoever made the write may have died. */
 static void test_lock_outlives(void **state)
 {
@@ -1176,6 +1201,7 @@ int main(void)
 		cmocka_unit_test(test_take_killed),
 		cmocka_unit_test(test_release_killed),
 		cmocka_unit_test(test_hanging_write),
+		cmocka_unit_test(test_no_time),
 		cmocka_unit_test(test_lock_outlives),
 		cmocka_unit_test(test_device_vanishes),
 		cmocka_unit_test(test_tampered_lease),

@@ -111,7 +111,7 @@ bool driver_is(int dirfd, const char *driver);
 /*
  * Writes @text to @name below @dirfd in a child that nobody has to wait for. @lock_fd stays open in
  * it, so that the lock is held for as long as the write hangs. -ETIMEDOUT after gpu_write_seconds
- * or at the act's end.
+ * or at the act's end; -ECANCELED when it was not begun, because that has come.
  */
 int sysfs_write(const struct bind_env *env, int dirfd, const char *name, const char *text,
 		int lock_fd);

@@ -11,6 +11,7 @@
 
 #define CHOOSE_WAIT_MS 10000
 #define HELD_WAIT_MS   10000
+#define UNDO_MS        80000 /* of the act's time, kept for the way back */
 
 /* What a lease says of a GPU: the one in whose slot it is, or the first whose card it belongs to.
  */
@@ -252,12 +253,14 @@ static enum proto_status begin(struct job *job, const struct bind_request *req, 
 enum proto_status act_take(const struct bind_env *env, const struct bind_request *req,
 			   struct bind_answer *ans, struct err *why)
 {
+	struct bind_env forth = *env;
 	_cleanup_(job_done) struct job job;
 	enum proto_status status;
 	struct err undo = {0};
 	int r;
 
 	job_init(&job, env);
+	forth.deadline_ms -= UNDO_MS;
 	r = lock_vm(env->lock_fd, req->vm, LOCK_WAIT_MS);
 	if (r < 0)
 		return act_status(err_errno(why, r, "another act on this VM's lease"));
@@ -269,7 +272,9 @@ enum proto_status act_take(const struct bind_env *env, const struct bind_request
 	ans->n_gpus = job.lease.n_gpus;
 	if (status != PROTO_OK || ans->done > 0)
 		return status;
+	job.env = &forth;
 	r = take(&job, req, why);
+	job.env = env;
 	ans->done = r == 0 ? job.lease.n_funcs : 0;
 	if (r < 0 && job_end(&job, false, &undo) < 0)
 		*why = undo;

@@ -120,8 +120,8 @@ int sysfs_write(const struct bind_env *env, int dirfd, const char *name, const c
 	pid_t pid;
 
 	wait_ms = MIN_OF(wait_ms, env->deadline_ms - now_ms());
-	if (wait_ms <= 0)
-		return -ETIMEDOUT;
+	if (wait_ms <= 0) /* not begun, so nothing hangs */
+		return -ECANCELED;
 	pid = fork();
 	if (pid == 0)
 		child_write(dirfd, name, text, lock_fd);
