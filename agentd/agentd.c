@@ -114,6 +114,8 @@ int agentd_commit(struct agentd *a, struct instance *inst, const struct run *nex
 	bool changed;
 	int r;
 
+	if (next->goal != before.goal)
+		a->tunnels.kept = false; /* what is to be destroyed needs none */
 	inst->run = *next;
 	changed = refresh_status(inst); /* the word is stored, too */
 	r = store_save(a->store_fd, inst);
@@ -138,6 +140,7 @@ int agentd_erase(struct agentd *a, struct instance *inst)
 	log_event(LOG_NOTICE, "instance destroyed", LOG_STR("INSTANCE", inst->id));
 	TAILQ_REMOVE(&a->instances, inst, link);
 	instance_free(inst);
+	tunnels_gone(a);
 	agentd_tell_manager(a);
 	report_changed(a);
 	return 0;

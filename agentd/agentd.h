@@ -12,6 +12,7 @@
 #include "agentd/http.h"
 #include "agentd/instance.h"
 #include "agentd/peers.h"
+#include "agentd/tunnels.h"
 #include "common/base.h"
 #include "common/err.h"
 
@@ -46,6 +47,7 @@ struct agentd {
 	bool host_gpus_asked, host_gpus_known;
 	char host_gpu_name[CONTROL_TEXT];
 	struct control_init offered;    /* secret; the tunnels that the control plane offers */
+	struct tunnels tunnels;         /* holds a secret */
 	int store_fd;                   /* owned; the instances' directory */
 	struct event *work;             /* owned; makes drive_all() run soon */
 	struct event *timer;            /* owned; makes it run later */

@@ -63,13 +63,13 @@ static void answer_host(struct later *later, enum proto_status status, const voi
 
 	(void)fds;
 	reply_data(later->req,
-		   json_pack("{s:s, s:s, s:i, s:I, s:s, s:I, s:o, s:o, s:o}", "version",
+		   json_pack("{s:s, s:s, s:i, s:I, s:s, s:I, s:o, s:o, s:o, s:o}", "version",
 			     QUDATA_VERSION, "control_plane", a->config.control_plane, "http_port",
 			     (int)a->http_port, "started_at", (json_int_t)a->started_s,
 			     "base_image", a->config.base_image, "instances",
 			     (json_int_t)agentd_count(a), "accel", accel_json(status, rep),
 			     "limits", limits_json(peers_limits(a->peers)), "peers",
-			     peers_json(a->peers)));
+			     peers_json(a->peers), "tunnels", tunnels_host_json(a)));
 }
 
 void api_host(struct agentd *a, struct http_request *req, struct instance *inst)

@@ -112,6 +112,9 @@ static unsigned choose_ports(struct agentd *a, const struct create_request *crea
 	};
 	int r = ports_allocate(create->ports, create->n_ports, &host, inst->ports, why);
 
+	if (r == 0)
+		r = tunnels_choose(a, inst, create->ports, create->n_ports, why);
+
 	return r == 0 ? 0 : r == -ERANGE ? 422 : 409;
 }
 

@@ -14,6 +14,8 @@
 
 #define WEEK_S (7u * 24 * 3600)
 
+static const char *const naming_words[] = {"colon", "label", NULL};
+static const char *const tls_words[] = {"off", "encrypt", "verify", NULL};
 static const char *const on_end_words[] = {"report", "restart", NULL};
 
 #define KEY(k, t, member)         .name = (k), .type = (t), CONF_MEMBER(struct agentd_config, member)
@@ -35,6 +37,13 @@ static const struct conf_key keys[] = {
 	{KEY("location_country", CONF_TEXT, location_country)},
 	{KEY("location_region", CONF_TEXT, location_region)},
 	{NUMBER("stats_interval_ms", stats_interval_ms, 100, 3600 * 1000)},
+	{KEY("frp_server", CONF_TEXT, frp_server)},
+	{KEY("frp_server_name", CONF_TEXT, frp_server_name)},
+	{KEY("frp_token_file", CONF_PATH, frp_token_file)},
+	{KEY("frp_domain", CONF_TEXT, frp_domain)},
+	{NUMBER("frp_port", frp_port, 1, UINT16_MAX)},
+	{KEY("frp_naming", CONF_ENUM, frp_naming), .words = naming_words},
+	{KEY("frp_tls", CONF_ENUM, frp_tls), .words = tls_words},
 	{KEY("base_image", CONF_NAME, base_image)},
 	{KEY("pci_ids", CONF_PATH, pci_ids)},
 	{NUMBER("port", port, 0, UINT16_MAX)},
@@ -89,6 +98,9 @@ void config_defaults(struct agentd_config *ret_config)
 		.frp_socket = "/run/qudata/frp.sock",
 		.control_plane = "none",
 		.stats_interval_ms = 500,
+		.frp_port = 7000,
+		.frp_naming = PROTO_NAMING_LABEL,
+		.frp_tls = PROTO_TLS_ENCRYPT,
 		.base_image = "debian-12",
 		.pci_ids = "/usr/share/misc/pci.ids",
 		.default_cpus = 4,

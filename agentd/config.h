@@ -31,6 +31,13 @@ struct agentd_config {
 	char public_address[64];      /* "": the one that reaches the control plane */
 	char location_city[64], location_country[64], location_region[64];
 	uint32_t stats_interval_ms;
+	char frp_server[256];      /* "": what the control plane says */
+	char frp_server_name[256]; /* in its certificate; "": frp_server */
+	char frp_token_file[256];  /* "": none */
+	char frp_domain[128];
+	uint32_t frp_port;
+	int frp_naming; /* enum proto_naming */
+	int frp_tls;    /* enum proto_tls */
 	char base_image[PROTO_NAME_SIZE];
 	char pci_ids[256]; /* names of GPUs; need not exist */
 	uint32_t port;     /* 0: the first free one of 15001-15300 */

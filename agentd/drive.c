@@ -782,6 +782,9 @@ void drive_all(struct agentd *a)
 			next = MIN_OF(next, inst->wake_ms);
 	}
 	next = MIN_OF(next, waiters_check(a));
+	tunnels_drive(a);
+	if (a->tunnels.retry_ms > rpc_now_ms())
+		next = MIN_OF(next, a->tunnels.retry_ms);
 	if (next == UINT64_MAX) {
 		(void)evtimer_del(a->timer);
 		return;
@@ -800,6 +803,8 @@ void drive_peer_changed(void *ctx, enum peer_id id, bool up)
 	struct agentd *a = ctx;
 	struct instance *inst;
 
+	if (id == PEER_FRP)
+		tunnels_peer_changed(a);
 	TAILQ_FOREACH(inst, &a->instances, link)
 	{
 		if (id == PEER_HELPER) {
@@ -844,4 +849,6 @@ void drive_peer_event(void *ctx, enum peer_id id, uint32_t op_number, const void
 		on_vm_exited(ctx, body);
 	else if (id == PEER_VMMON && op_number == OP_GUEST_STATE)
 		on_guest_state(ctx, body);
+	else if (id == PEER_FRP)
+		tunnels_event(ctx, op_number, body);
 }

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "agentd/request.h"
+#include "agentd/tunnels.h"
 #include "common/base.h"
 #include "common/err.h"
 #include "proto/proto.h"
@@ -97,7 +98,8 @@ struct instance {
 	char image[PROTO_NAME_SIZE];         /* the VM's base image */
 	uint32_t cpus, memory_mib, disk_mib; /* disk 0: as the image asks */
 	struct proto_port ports[PROTO_MAX_PORTS];
-	uint64_t gpus[PROTO_MAX_GPUS]; /* PCI addresses, ascending, the rest zero */
+	struct port_tunnel tunnels[PROTO_MAX_PORTS]; /* of the same ports; may change */
+	uint64_t gpus[PROTO_MAX_GPUS];               /* PCI addresses, ascending, the rest zero */
 	int64_t created_s;
 	bool bare;      /* made through /instances */
 	json_t *tenant; /* owned; see struct create_request; secret */
@@ -106,7 +108,8 @@ struct instance {
 	char *keys[INSTANCE_KEYS_MAX]; /* owned lines */
 	size_t n_keys;
 	/* Not stored: */
-	bool quarantined; /* its file could not be read; only deletion is possible */
+	bool tunnels_told; /* frp-supervisor knows the tunnels as they are now */
+	bool quarantined;  /* its file could not be read; only deletion is possible */
 	struct seen seen;
 	bool in_flight;             /* one request to another daemon is not answered yet */
 	unsigned int failures;      /* in a row, of transient kind */

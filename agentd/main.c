@@ -196,6 +196,8 @@ static int open_all(struct agentd *a, struct start *start, struct err *reterr)
 	notify_listen_done();
 	if (r == 0)
 		r = controlplane_open(&a->config, data, a->http_port, &a->auth, &a->cp, reterr);
+	if (r == 0)
+		r = tunnels_open(&a->tunnels, &a->config, data, reterr);
 	explicit_bzero(a->config.api_key, sizeof(a->config.api_key));
 	if (r == 0)
 		r = open_events(a, reterr);
@@ -295,6 +297,7 @@ static void agentd_done(struct agentd *a)
 	a->store_fd = safe_close(a->store_fd);
 	gpu_names_done(&a->gpu_names);
 	explicit_bzero(&a->auth, sizeof(a->auth));
+	explicit_bzero(&a->tunnels, sizeof(a->tunnels));
 }
 
 static int run(int argc, char *argv[], struct err *reterr)

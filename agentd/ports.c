@@ -6,6 +6,7 @@
 #include "agentd/ports.h"
 
 #include <arpa/inet.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 
 /*
@@ -103,4 +104,55 @@ int ports_allocate(const struct port_request *wanted, size_t n, const struct por
 	}
 	memcpy(ret_ports, ports, sizeof(ports));
 	return 0;
+}
+
+bool ports_is_tcp(uint16_t port)
+{
+	return port >= ranges[PORT_TCP].low && port <= ranges[PORT_TCP].high;
+}
+
+static bool mine_has(const struct port_tunnel *mine, size_t n, enum port_proto proto, uint16_t port)
+{
+	for (size_t i = 0; i < n; i++)
+		if (mine[i].remote == port && mine[i].tcp == (proto == PORT_TCP))
+			return true;
+	return false;
+}
+
+static uint32_t random_number(void)
+{
+	uint32_t value = 0;
+
+	/* Failing that, all begin at the same place, which costs time only. */
+	return getrandom(&value, sizeof(value), 0) == (ssize_t)sizeof(value) ? value : 0;
+}
+
+int ports_choose_remote(const struct ports_remote *remote, const struct port_tunnel *mine, size_t n,
+			uint16_t *ret_port, struct err *reterr)
+{
+	uint32_t low = ranges[remote->proto].low, span = ranges[remote->proto].high - low + 1u;
+	uint32_t start = remote->first >= low ? remote->first - low : random_number();
+
+	if (remote->wish != 0 && (remote->wish < low || remote->wish >= low + span))
+		return err_set(reterr, -ERANGE,
+			       "ports: port %u at the server is outside %u to %u, which %s has",
+			       remote->wish, low, low + span - 1,
+			       remote->proto == PORT_TCP ? "tcp" : "http");
+	if (remote->wish != 0) {
+		if (mine_has(mine, n, remote->proto, remote->wish) ||
+		    remote->taken(remote->ctx, remote->wish))
+			return err_set(reterr, -EADDRINUSE, "ports: port %u at the server is taken",
+				       remote->wish);
+		*ret_port = remote->wish;
+		return 0;
+	}
+	for (uint32_t i = 0; i < span; i++) {
+		uint16_t port = (uint16_t)(low + (start + i) % span);
+
+		if (mine_has(mine, n, remote->proto, port) || remote->taken(remote->ctx, port))
+			continue;
+		*ret_port = port;
+		return 0;
+	}
+	return err_set(reterr, -ENOSPC, "ports: no free port is left at the server");
 }

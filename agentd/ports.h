@@ -6,6 +6,7 @@
 #pragma once
 
 #include "agentd/request.h"
+#include "agentd/tunnels.h"
 #include "common/base.h"
 #include "common/err.h"
 #include "proto/proto.h"
@@ -25,6 +26,25 @@ struct ports_host {
  */
 int ports_allocate(const struct port_request *wanted, size_t n, const struct ports_host *host,
 		   struct proto_port ret_ports[static PROTO_MAX_PORTS], struct err *reterr);
+
+/* A port at the tunnels' server. */
+struct ports_remote {
+	enum port_proto proto;
+	uint16_t wish;  /* 0: any */
+	uint16_t first; /* where to begin to look; 0: anywhere, so that agents do not meet */
+	bool (*taken)(void *ctx, uint16_t port);
+	void *ctx;
+};
+
+/*
+ * Chooses one: the wish, or a free one of the protocol's range that none of @mine of the same
+ * protocol has. Errors as above.
+ */
+int ports_choose_remote(const struct ports_remote *remote, const struct port_tunnel *mine, size_t n,
+			uint16_t *ret_port, struct err *reterr);
+
+/* Is @port of the range that TCP has to itself? */
+bool ports_is_tcp(uint16_t port);
 
 /* Is 127.0.0.1:@port in use now? Tries to bind it. */
 bool ports_in_use(uint16_t port);

@@ -63,6 +63,18 @@ static json_t *ports_to_json(const struct proto_port ports[static PROTO_MAX_PORT
 	return array;
 }
 
+/* In the order of the ports. */
+static json_t *tunnels_to_json(const struct instance *inst)
+{
+	json_t *array = json_array();
+
+	for (size_t i = 0; i < proto_ports_count(inst->ports); i++)
+		(void)json_array_append_new(
+			array, json_pack("[i, b, b]", (int)inst->tunnels[i].remote,
+					 inst->tunnels[i].tcp, inst->tunnels[i].fixed));
+	return array;
+}
+
 static json_t *gpus_to_json(const uint64_t gpus[static PROTO_MAX_GPUS])
 {
 	json_t *array = json_array();
@@ -87,14 +99,14 @@ static json_t *keys_to_json(const struct instance *inst)
 static json_t *to_json(const struct instance *inst)
 {
 	return json_pack("{s:i, s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:b, s:o, s:o, s:o, s:o, "
-			 "s:O?}",
+			 "s:o, s:O?}",
 			 "version", VERSION, "id", inst->id, "name", inst->name, "image",
 			 inst->image, "status", inst->status, "cpus", (int)inst->cpus, "memory_mib",
 			 (int)inst->memory_mib, "disk_mib", (int)inst->disk_mib, "created_at",
 			 (json_int_t)inst->created_s, "bare", inst->bare, "ports",
-			 ports_to_json(inst->ports), "gpus", gpus_to_json(inst->gpus), "keys",
-			 keys_to_json(inst), "run", run_to_json(&inst->run), "tenant",
-			 inst->tenant);
+			 ports_to_json(inst->ports), "tunnels", tunnels_to_json(inst), "gpus",
+			 gpus_to_json(inst->gpus), "keys", keys_to_json(inst), "run",
+			 run_to_json(&inst->run), "tenant", inst->tenant);
 }
 
 static void file_name(const char *id, char ret_name[static 64])
@@ -192,6 +204,29 @@ static int ports_from_json(const json_t *array, struct proto_port ports[static P
 	return 0;
 }
 
+/* Records of versions that knew no tunnels have no such member: they get ports later. */
+static int tunnels_from_json(const json_t *array,
+			     struct port_tunnel tunnels[static PROTO_MAX_PORTS], struct err *reterr)
+{
+	size_t n = json_array_size(array);
+
+	if (!array)
+		return 0;
+	if (!json_is_array(array) || n > PROTO_MAX_PORTS)
+		return err_set(reterr, -EINVAL, "tunnels is no list of at most %d",
+			       PROTO_MAX_PORTS);
+	for (size_t i = 0; i < n; i++) {
+		int remote, tcp, fixed;
+
+		if (json_unpack(json_array_get(array, i), "[i, b, b]", &remote, &tcp, &fixed) < 0 ||
+		    remote < 0 || remote > UINT16_MAX)
+			return err_set(reterr, -EINVAL, "tunnels holds something else than ports");
+		tunnels[i] = (struct port_tunnel){
+			.remote = (uint16_t)remote, .tcp = tcp, .fixed = fixed};
+	}
+	return 0;
+}
+
 /* Records of versions that knew no GPUs have no such member. */
 static int gpus_from_json(const json_t *array, uint64_t gpus[static PROTO_MAX_GPUS],
 			  struct err *reterr)
@@ -240,7 +275,7 @@ static const char *status_constant(const char *word)
 
 static int read_members(json_t *json, struct instance *inst, struct err *reterr)
 {
-	json_t *run, *ports, *keys, *gpus = NULL, *tenant = NULL;
+	json_t *run, *ports, *keys, *tunnels = NULL, *gpus = NULL, *tenant = NULL;
 	const char *id, *name, *image, *status;
 	int version, cpus, memory, disk, bare, r;
 	json_int_t created;
@@ -248,11 +283,11 @@ static int read_members(json_t *json, struct instance *inst, struct err *reterr)
 
 	if (json_unpack_ex(json, &why, 0,
 			   "{s:i, s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:b, s:o, s?o, s:o, s:o, "
-			   "s?o}",
+			   "s?o, s?o}",
 			   "version", &version, "id", &id, "name", &name, "image", &image, "status",
 			   &status, "cpus", &cpus, "memory_mib", &memory, "disk_mib", &disk,
 			   "created_at", &created, "bare", &bare, "ports", &ports, "gpus", &gpus,
-			   "keys", &keys, "run", &run, "tenant", &tenant) < 0)
+			   "keys", &keys, "run", &run, "tunnels", &tunnels, "tenant", &tenant) < 0)
 		return err_set(reterr, -EINVAL, "%s", why.text);
 	if (version != VERSION)
 		return err_set(reterr, -EINVAL, "version %d is not known to this agentd", version);
@@ -272,6 +307,8 @@ static int read_members(json_t *json, struct instance *inst, struct err *reterr)
 		r = copy(inst->image, sizeof(inst->image), image, "image", reterr);
 	if (r == 0)
 		r = ports_from_json(ports, inst->ports, reterr);
+	if (r == 0)
+		r = tunnels_from_json(tunnels, inst->tunnels, reterr);
 	if (r == 0)
 		r = gpus_from_json(gpus, inst->gpus, reterr);
 	if (r == 0)

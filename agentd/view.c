@@ -56,7 +56,7 @@ json_t *view_ports(const struct instance *inst)
 		char guest[8], host[8];
 
 		(void)snprintf(guest, sizeof(guest), "%u", inst->ports[i].guest);
-		(void)snprintf(host, sizeof(host), "%u", inst->ports[i].host);
+		(void)snprintf(host, sizeof(host), "%u", tunnels_client_port(inst, i));
 		(void)json_object_set_new(ports, guest, json_string(host));
 	}
 	return ports;
@@ -97,7 +97,7 @@ json_t *view_instance_json(const struct instance *inst)
 
 	view_detail(inst, detail, sizeof(detail));
 	return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:s, s:o, s:o, s:I, "
-			 "s:I, s:o, s:o, s:s}",
+			 "s:I, s:o, s:o, s:s, s:o}",
 			 "instance_id", inst->id, "vm_id", inst->id, "container_id", "", "name",
 			 inst->name, "status", inst->status, "detail", detail, "error",
 			 inst->run.goal == GOAL_DELETE ? "" : inst->run.error, "cpus",
@@ -105,7 +105,8 @@ json_t *view_instance_json(const struct instance *inst)
 			 (int)inst->disk_mib, "image", inst->image, "ports", view_ports(inst),
 			 "allocated_ports", view_ports(inst), "created_at",
 			 (json_int_t)inst->created_s, "since", (json_int_t)inst->run.since_s,
-			 "gpus", view_gpus(inst), "ssh", view_ssh(inst), "accel", view_accel(inst));
+			 "gpus", view_gpus(inst), "ssh", view_ssh(inst), "accel", view_accel(inst),
+			 "tunnels", tunnels_instance_json(inst));
 }
 
 const char *view_instance(struct instance *inst)

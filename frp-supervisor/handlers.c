@@ -59,6 +59,7 @@ int on_frp_hello(struct supervisor *ctx, struct peer *peer, const struct frp_hel
 		return PROTO_MISMATCH;
 	peer->conn.state = PROTO_ST_READY;
 	peer->subscribed = true;
+	tell_again(ctx);
 	rep->version = PROTO_VERSION;
 	return PROTO_OK;
 }

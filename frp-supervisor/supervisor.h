@@ -122,6 +122,8 @@ void tell_proxy(const struct owner *owner, const struct tunnel *tunnel,
 		struct frp_proxy_ev *ret_ev);
 void tell_set(struct tunnel *tunnel, enum proto_proxy_state state, const char *detail);
 void tell(struct supervisor *s);
+/* Tells everything soon: somebody new listens. */
+void tell_again(struct supervisor *s);
 
 /* files.c: what outlives the supervisor. */
 struct run_record {

@@ -108,3 +108,14 @@ void tell(struct supervisor *s)
 		}
 	tell_overall(s);
 }
+
+void tell_again(struct supervisor *s)
+{
+	const struct timeval soon = {.tv_usec = REST_MS * 1000};
+
+	for (size_t i = 0; i < s->wanted.n_owners; i++)
+		for (size_t j = 0; j < s->wanted.owners[i].n; j++)
+			s->wanted.owners[i].tunnels[j].told = false;
+	s->told.proxies = UINT32_MAX; /* no state is like this one */
+	(void)event_add(s->watch.telling, &soon);
+}

@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""agentd, frp-supervisor and frp together, without VMs: what listens on an instance's port is the test's."""
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+
+from rig import TOKEN, Source, Service, fetch, free_port, until
+
+SECRET_HEADER = "X-Agent-Secret"
+
+
+class Unix(http.client.HTTPConnection):
+    def __init__(self, path):
+        super().__init__("localhost", timeout=20)
+        self.path = path
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(20)
+        self.sock.connect(self.path)
+
+
+class Agentd:
+    """agentd from the build tree as the supervisor's user, with its API's port and state in a folder of its own."""
+
+    def __init__(self, w, sup, settings=()):
+        self.sup, self.port = sup, free_port(15001, 15300)
+        self.program = w.build / "agentd/agentd"
+        self.root = sup.root / "agentd"
+        self.data = self.root / "data"
+        for d in (self.root, self.data):
+            d.mkdir(mode=0o700)
+            os.chown(d, *sup.ids)
+        token = self.root / "token"
+        token.write_text(TOKEN + "\n")
+        token.chmod(0o600)
+        os.chown(token, *sup.ids)
+        self.ctl = self.root / "ctl.sock"
+        values = {"data_dir": self.data, "ctl_socket": self.ctl, "frp_socket": sup.socket, "port": self.port,
+                  "helper_socket": self.root / "none", "vmmon_socket": self.root / "none2", "control_plane": "none",
+                  "frp_server": "127.0.0.1", "frp_port": w.port, "frp_token_file": token,
+                  "frp_domain": "tok.example.org", "default_cpus": 1, "default_memory": "512M", **dict(settings)}
+        self.conf = self.root / "agentd.conf"
+        self.conf.write_text("".join(f"{k} = {v}\n" for k, v in values.items() if v is not None))
+        self.conf.chmod(0o644)
+        os.chmod(self.root, 0o711)
+        self.log_path, self.process = sup.root / "agentd.log", None
+
+    def start(self):
+        as_user = ["setpriv", f"--reuid={self.sup.ids[0]}", f"--regid={self.sup.ids[1]}", "--clear-groups",
+                   "--inh-caps=-all", "--bounding-set=-all", "--no-new-privs"] if os.geteuid() == 0 else []
+        with open(self.log_path, "ab") as log:
+            self.process = subprocess.Popen(  # pylint: disable=consider-using-with
+                [*as_user, str(self.program), "--config", str(self.conf)], stdin=subprocess.DEVNULL, stdout=log,
+                stderr=log, cwd="/", env=self.sup.environment(), start_new_session=True)
+        until("agentd answers", self.answers)
+        return self
+
+    def answers(self):
+        assert self.process.poll() is None, self.log_path.read_text()[-600:]
+        with contextlib.suppress(OSError):
+            return self.call("GET", "/ping")[0] == 200
+        return False
+
+    def call(self, method, path, body=None):
+        conn = Unix(str(self.ctl))
+        with contextlib.closing(conn):
+            conn.request(method, path, json.dumps(body) if body is not None else None)
+            r = conn.getresponse()
+            return r.status, json.loads(r.read())
+
+    def data_of(self, method, path, body=None):
+        status, answer = self.call(method, path, body)
+        assert status == 200 and answer["ok"], (status, answer)
+        return answer["data"]
+
+    def create(self, **fields):
+        return self.data_of("POST", "/v1/instances", fields)
+
+    def get(self, instance):
+        return self.data_of("GET", f"/v1/instances/{instance}")
+
+    def host_port(self, instance, guest):
+        record = json.loads((self.data / f"instances/{instance}.json").read_text())
+        return dict(record["ports"])[guest]
+
+    def secret(self):
+        return (self.data / "secret").read_text().strip()
+
+    def await_tunnel(self, instance, guest, state="running", timeout=20):
+        until(f"the tunnel of {guest} is {state}",
+              lambda: self.get(instance)["tunnels"][str(guest)]["state"] == state, timeout)
+        return self.get(instance)["tunnels"][str(guest)]
+
+    def state(self):
+        return self.data_of("GET", "/v1/host")["tunnels"]
+
+    def end(self, number=signal.SIGTERM):
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(number)
+            self.process.wait(10)
+
+
+@contextlib.contextmanager
+def pair(w, settings=()):
+    sup = w.supervisor(settings={"agentd_user": w_user(), "tls": "encrypt"}.items())
+    agentd = Agentd(w, sup, settings).start()
+    try:
+        yield agentd
+    finally:
+        agentd.end()
+        if os.environ.get("FRP_SHOW_LOGS"):
+            print(agentd.log_path.read_text())
+
+
+def w_user():
+    return "nobody" if os.geteuid() == 0 else subprocess.check_output(["id", "-un"], text=True).strip()
+
+
+def whole(w):
+    """POST answers with the ports that clients connect to, and there they are; the API is there, with its secret."""
+    with pair(w) as a:
+        made = a.create(ports={"8080": "auto", "5000/tcp": "auto"}, ssh_enabled=True)
+        vm = made["instance_id"]
+        ports = made["ports"]
+        assert 15001 <= int(ports["8080"]) and 10000 <= int(ports["22"]) <= 15000 and int(ports["5000"]) <= 15000, ports
+        w.source(port=a.host_port(vm, 22))
+        web = w.service("web", port=a.host_port(vm, 8080))
+        for guest in (22, 8080, 5000):
+            t = a.await_tunnel(vm, guest)
+            assert str(t["port"]) == ports[str(guest)] and t["kind"] == ("http" if guest == 8080 else "tcp")
+        until("connected", lambda: a.state()["state"] == "connected")
+        assert a.state() == {"state": "connected", "detail": "", "tunnels": 4, "running": 4}, a.state()
+        fetch(int(ports["22"]), 1_000_000)
+        assert w.by_name(f"tok-{ports['8080']}.example.org")[1] == {"name": "web", "port": web.port}
+        host = f"tok-{a.port}.example.org"
+        assert w.by_name(host, "/ping")[0] == 200
+        assert w.by_name(host, "/v1/instances")[0] == 401
+        assert w.by_name(host, "/v1/instances", {SECRET_HEADER: "sk-" + "x" * 40})[0] == 403
+        assert w.by_name(host, "/v1/instances", {SECRET_HEADER: a.secret()})[0] == 200
+        status, answer = a.call("DELETE", f"/v1/instances/{vm}")
+        assert status == 200, answer
+        until("its tunnels are gone", lambda: a.state()["tunnels"] == 1)
+        assert w.by_name(f"tok-{ports['8080']}.example.org")[0] == 404
+        for text in (a.log_path.read_text(), w.sup.log()):
+            assert TOKEN not in text and a.secret() not in text
+
+
+def restarts(w):
+    """agentd or the supervisor is killed: the same ports, the same frpc, nothing is told twice to frpc."""
+    with pair(w) as a:
+        vm = a.create(ports={"8080": "auto"})["instance_id"]
+        before = {g: a.await_tunnel(vm, g)["port"] for g in (22, 8080)}
+        web = w.service("web", port=a.host_port(vm, 8080))
+        frpc, rendered = w.sup.frpc_pid(), w.sup.rendered()
+        name = f"tok-{before[8080]}.example.org"
+        for _ in range(2):
+            a.end(signal.SIGKILL)
+            assert w.by_name(name)[0] == 200, "the tunnel needs no agentd"
+            a.start()
+            assert {g: a.await_tunnel(vm, g)["port"] for g in (22, 8080)} == before
+        w.sup.end(signal.SIGKILL)
+        until("the loss is seen", lambda: not a.data_of("GET", "/v1/host")["peers"]["frp-supervisor"]["connected"])
+        w.sup.start()
+        assert {g: a.await_tunnel(vm, g)["port"] for g in (22, 8080)} == before
+        until("it is told as a whole", lambda: a.state()["running"] == 3)
+        assert w.sup.frpc_pid() == frpc and w.sup.rendered() == rendered
+        assert w.by_name(name)[1]["port"] == web.port
+        # Gone while the supervisor was away: gone there, too, when it is back.
+        w.sup.end(signal.SIGKILL)
+        a.call("DELETE", f"/v1/instances/{vm}")
+        w.sup.start()
+        until("its tunnels are gone", lambda: a.state()["tunnels"] == 1)
+
+
+def wishes(w):
+    """Ports that were asked for are those, or an error."""
+    with pair(w) as a:
+        made = a.create(ports=[{"container_port": 8080, "remote_port": 23456, "proto": "http"},
+                               {"container_port": 22, "remote_port": 14321, "proto": "tcp"}])
+        assert made["ports"] == {"8080": "23456", "22": "14321"}, made["ports"]
+        a.await_tunnel(made["instance_id"], 22)
+        for ports, status, words in (
+                ([{"container_port": 80, "remote_port": 23456, "proto": "http"}], 409, "23456"),
+                ([{"container_port": 23, "remote_port": 14321, "proto": "tcp"}], 409, "14321"),
+                ([{"container_port": 23, "remote_port": 23000, "proto": "tcp"}], 422, "10000 to 15000"),
+                ([{"container_port": 80, "remote_port": 12000, "proto": "http"}], 422, "15001 to 65535")):
+            got, answer = a.call("POST", "/v1/instances", {"ports": ports})
+            assert got == status and words in answer["error"], (ports, got, answer)
+
+
+def moved(w):
+    """A port at the server that is somebody else's: the next one; one that was asked for: said, not changed."""
+    if w.real:
+        taken = socket.create_server(("127.0.0.1", 14322))
+    else:
+        taken = contextlib.nullcontext()
+        w.fake.conflicts |= {p for p in range(10000, 15001) if p % 3} | {14322}
+    with taken, pair(w) as a:
+        vm = a.create()["instance_id"]
+        port = a.await_tunnel(vm, 22, timeout=60)["port"]
+        if not w.real:
+            assert port % 3 == 0, port
+        assert a.get(vm)["ports"] == {"22": str(port)}
+        w.source(port=a.host_port(vm, 22))
+        fetch(port, 100_000)
+        if not w.real:  # with the real one that port is taken on this host, too
+            vm = a.create(ports=[{"container_port": 22, "remote_port": 14322, "proto": "tcp"}])["instance_id"]
+            assert a.await_tunnel(vm, 22, "conflict")["detail"] == "port already used"
+            assert a.get(vm)["ports"] == {"22": "14322"}
+
+
+def without(w):
+    """No server: ports are the host's, nothing is started; a server that is not there is said."""
+    with pair(w, {"frp_server": None}.items()) as a:
+        made = a.create(ports={"8080": "auto"})
+        assert made["tunnels"] is None
+        assert int(made["ports"]["22"]) == a.host_port(made["instance_id"], 22)
+        assert a.state()["state"] == "off" and w.sup.frpc_pid() == 0
+    w.server(False)
+    with pair(w) as a:
+        until("it is said", lambda: a.state()["state"] == "connecting" and "refused" in a.state()["detail"])
+
+
+def policy_says_no(w):
+    """agentd's wish is outside the supervisor's policy: said, and the rest goes on."""
+    with pair(w, {"frp_tls": "off"}.items()) as a:
+        until("it is said", lambda: "forbids" in a.state()["detail"])
+        vm = a.create()["instance_id"]
+        assert a.get(vm)["tunnels"]["22"]["state"] == "waiting"
+
+
+CASES = [
+    ("agentd: from POST to the bytes", whole),
+    ("agentd: restarts of either side", restarts),
+    ("agentd: ports that were asked for", wishes),
+    ("agentd: a port at the server is taken", moved),
+    ("agentd: no server, no answer", without),
+    ("agentd: what the policy forbids", policy_says_no),
+]
