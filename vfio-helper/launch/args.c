@@ -141,7 +141,7 @@ static void add_device(struct args *a, const struct spawn_spec *s, uint32_t i)
 
 	pci_addr_text(d->address, address);
 	if (d->cdev != UINT32_MAX)
-		(void)snprintf(where, sizeof(where), "iommufd=iommufd,fd=%d", CDEV_FD(i));
+		(void)snprintf(where, sizeof(where), "iommufd=iommufd0,fd=%d", CDEV_FD(i));
 	else
 		(void)snprintf(where, sizeof(where), "sysfsdev=/sys/bus/pci/devices/%s", address);
 	opt(a, "-device", "vfio-pci,id=gpu%u-%u,%s,bus=port%u,addr=0.%u%s%s", d->card, d->function,
@@ -156,8 +156,9 @@ static void add_device(struct args *a, const struct spawn_spec *s, uint32_t i)
  */
 static void add_devices(struct args *a, const struct spawn_spec *s)
 {
+	/* Not "iommufd": devices have a member of that name, and QEMU would find both. */
 	if (s->roles & FD_BIT(FD_IOMMU)) {
-		opt(a, "-object", "iommufd,id=iommufd,fd=%d", CHILD_FD(FD_IOMMU));
+		opt(a, "-object", "iommufd,id=iommufd0,fd=%d", CHILD_FD(FD_IOMMU));
 	}
 	for (uint32_t i = 0; i < s->n_devices; i++)
 		if (s->devices[i].function == 0) {
