@@ -7,14 +7,19 @@
 
 #define PROXY_HEADER "\n[[proxies]]\n"
 
-/* Every string of the file is written here. */
+/* What may stand between quotes. The grammars have seen to it before: this is the last line. */
+static bool plain(const char *value)
+{
+	for (const char *p = value; *p; p++)
+		if (*p < 0x20 || *p > 0x7e || strchr("\"\\{}'`", *p))
+			return false;
+	return true;
+}
+
 static bool put_string(FILE *f, const char *key, const char *value)
 {
-	if (value[strcspn(value, "\"\\{}'`")] != '\0')
+	if (!plain(value))
 		return false;
-	for (const char *p = value; *p; p++)
-		if (*p < 0x20 || *p > 0x7e)
-			return false;
 	(void)fprintf(f, "%s = \"%s\"\n", key, value);
 	return true;
 }
@@ -95,7 +100,7 @@ static bool put_proxy(FILE *f, const struct wanted *w, const struct owner *owner
 	put_number(f, "localPort", p->local);
 	if (p->kind == PROTO_PROXY_TCP)
 		put_number(f, "remotePort", p->remote);
-	else if (domain[strcspn(domain, "\"\\{}")] == '\0')
+	else if (plain(domain))
 		(void)fprintf(f, "customDomains = [\"%s\"]\n", domain);
 	else
 		ok = false;
