@@ -10,13 +10,13 @@
 #include <sys/socket.h>
 
 /*
- * Where the search for a free port begins, per kind. HTTP begins behind the ports that the agent
- * itself may listen on (15001-15300), so that a restart of the agent finds its own again.
+ * Where the search for a free port begins, and where it ends, per kind. The ports that the agent
+ * itself may listen on (15001-15300) are never chosen: its next start has to find its own again.
  */
 static const struct {
 	uint16_t low, high, first;
 } ranges[] = {
-	[PORT_HTTP] = {15001, 65535, 20000},
+	[PORT_HTTP] = {15301, 65535, 20000},
 	[PORT_TCP] = {10000, 15000, 10001},
 };
 

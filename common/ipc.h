@@ -15,6 +15,7 @@
 
 /* Leaves mode or group of a socket's path as they are. */
 #define IPC_KEEP_GID ((gid_t)-1)
+#define IPC_KEEP_UID ((uid_t)-1)
 
 /*
  * Binds and listens on @path, replacing a socket that a dead process left there (never another kind
@@ -22,6 +23,21 @@
  * or SOCK_STREAM. Returns a non-blocking, close-on-exec descriptor or a negative errno.
  */
 int ipc_listen(const char *path, int type, mode_t mode, gid_t gid, struct err *reterr);
+
+/* A listening socket that the service manager may pass as @name, and that else is made at @path. */
+struct ipc_place {
+	const char *name, *path;
+	int type;
+	mode_t mode;
+	uid_t uid; /* IPC_KEEP_UID: ours */
+	gid_t gid;
+};
+
+/*
+ * The socket that the service manager passed, or else a new one as by ipc_listen(). One that was
+ * passed and is unusable is an error. Followed by notify_listen_done(), after the last.
+ */
+int ipc_take(const struct ipc_place *place, struct err *reterr);
 
 /* Connects to @path without blocking; a negative errno when nobody listens there. */
 int ipc_connect(const char *path, int type);

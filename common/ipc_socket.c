@@ -6,6 +6,8 @@
  */
 #include "common/ipc.h"
 
+#include "common/notify.h"
+
 #include <sys/stat.h>
 #include <sys/un.h>
 
@@ -81,6 +83,20 @@ int ipc_listen(const char *path, int type, mode_t mode, gid_t gid, struct err *r
 		return err_errno(reterr, -errno, "cannot set the mode of %s", path);
 	if (listen(fd, BACKLOG) < 0)
 		return err_errno(reterr, -errno, "cannot listen on %s", path);
+	return TAKE_FD(fd);
+}
+
+int ipc_take(const struct ipc_place *place, struct err *reterr)
+{
+	_cleanup_close_ int fd = notify_listen_fd(place->name, place->type);
+
+	if (fd >= 0)
+		return TAKE_FD(fd);
+	if (fd != -ENOENT)
+		return err_errno(reterr, fd, "the socket passed as `%s` is unusable", place->name);
+	fd = ipc_listen(place->path, place->type, place->mode, place->gid, reterr);
+	if (fd >= 0 && place->uid != IPC_KEEP_UID && chown(place->path, place->uid, place->gid) < 0)
+		return err_errno(reterr, -errno, "cannot give %s to its peers", place->path);
 	return TAKE_FD(fd);
 }
 

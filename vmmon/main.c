@@ -69,20 +69,19 @@ static int open_run_dir(struct vmmon *m, struct err *reterr)
 
 static int open_socket(struct vmmon *m, struct err *reterr)
 {
-	const struct group *group;
-	int fd = notify_listen_fd("vmmon", SOCK_SEQPACKET);
+	const struct group *group = getgrnam(m->config.socket_group);
+	struct ipc_place place = {.name = "vmmon",
+				  .path = m->config.socket,
+				  .type = SOCK_SEQPACKET,
+				  .mode = 0660,
+				  .uid = IPC_KEEP_UID};
 
-	notify_listen_done();
-	if (fd != -ENOENT) {
-		m->listen_fd = fd;
-		return fd < 0 ? err_errno(reterr, fd, "the socket passed as `vmmon` is unusable")
-			      : 0;
-	}
-	group = getgrnam(m->config.socket_group);
 	if (!group)
 		return err_set(reterr, -ENOENT, "there is no group %s (see socket_group)",
 			       m->config.socket_group);
-	m->listen_fd = ipc_listen(m->config.socket, SOCK_SEQPACKET, 0660, group->gr_gid, reterr);
+	place.gid = group->gr_gid;
+	m->listen_fd = ipc_take(&place, reterr);
+	notify_listen_done();
 	return m->listen_fd < 0 ? m->listen_fd : 0;
 }
 
