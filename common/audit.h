@@ -64,8 +64,8 @@ struct audit_report {
 };
 
 /*
- * Verifies the log in @fd from @offset on. From 0 the whole chain is proved; from elsewhere the
- * first whole line is believed. Returns 0, -EBADMSG when the chain is broken, another errno when
- * reading fails; @ret_report is always filled.
+ * Verifies the log in @fd, which goes on from @before (AUDIT_CHAIN_INIT: the first file; with an
+ * empty hash its first record is believed). Returns 0, -EBADMSG when the chain is broken, another
+ * errno when reading fails; @ret_report is always filled.
  */
-int audit_verify(int fd, uint64_t offset, struct audit_report *ret_report);
+int audit_verify(int fd, const struct audit_chain *before, struct audit_report *ret_report);

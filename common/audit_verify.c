@@ -22,15 +22,14 @@ static int verify_line(struct audit_report *r, const char *line, bool *torn)
 	return 0;
 }
 
-int audit_verify(int fd, uint64_t offset, struct audit_report *ret_report)
+int audit_verify(int fd, const struct audit_chain *before, struct audit_report *ret_report)
 {
 	struct audit_report *r = ret_report;
 	char buf[AUDIT_LINE_MAX];
-	bool skip = offset > 0, torn = false;
+	uint64_t offset = 0;
+	bool torn = false;
 
-	*r = (struct audit_report){.chain = AUDIT_CHAIN_INIT, .bad_offset = offset};
-	if (offset > 0)
-		r->chain.hash[0] = '\0';
+	*r = (struct audit_report){.chain = *before};
 	for (;;) {
 		ssize_t n = pread(fd, buf, sizeof(buf) - 1, (off_t)offset);
 		char *end = n > 0 ? memchr(buf, '\n', (size_t)n) : NULL;
@@ -48,9 +47,8 @@ int audit_verify(int fd, uint64_t offset, struct audit_report *ret_report)
 			buf[0] = '\0'; /* zeros left by a power cut, or hidden text: no record */
 		if (!torn)
 			r->bad_offset = offset;
-		if (!skip && verify_line(r, buf, &torn) < 0)
+		if (verify_line(r, buf, &torn) < 0)
 			return -EBADMSG;
-		skip = false;
 		offset += (uint64_t)(end + 1 - buf);
 	}
 }

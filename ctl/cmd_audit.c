@@ -6,6 +6,7 @@
  */
 #include <fcntl.h>
 #include <inttypes.h>
+#include <limits.h>
 
 #include "common/audit.h"
 #include "ctl/ctl.h"
@@ -21,19 +22,59 @@ static void print_report(const struct audit_report *report, bool ok)
 	json_decref(json);
 }
 
-enum ctl_exit cmd_audit_verify(struct ctl *c)
+/* Older files of the same log, FILE.8 to FILE.1, come before FILE itself. */
+#define OLDER_MAX 8
+
+static int verify_one(const char *path, const struct audit_chain *before,
+		      struct audit_report *total)
 {
-	const char *path = ctl_arg(c, 0);
 	_cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
 	struct audit_report report;
 	int r;
 
 	if (fd < 0)
-		return ctl_fail(c, CTL_FAILED, "cannot read %s: %s%s", path, strerror(errno),
-				errno == EACCES ? " (it is root's: run this as root)" : "");
-	r = audit_verify(fd, 0, &report);
+		return -errno;
+	r = audit_verify(fd, before, &report);
+	report.n_records += total->n_records;
+	report.n_torn += total->n_torn;
+	*total = report;
+	return r;
+}
+
+/*
+ * The chain goes on from file to file. Only where there are as many as are kept may the oldest one
+ * begin in the middle of it.
+ */
+static int verify_all(const char *path, char *name, size_t size, struct audit_report *ret_report)
+{
+	struct audit_chain before = AUDIT_CHAIN_INIT;
+	int r;
+
+	*ret_report = (struct audit_report){.chain = AUDIT_CHAIN_INIT};
+	for (int i = OLDER_MAX; i > 0; i--) {
+		(void)snprintf(name, size, "%s.%d", path, i);
+		if (access(name, F_OK) < 0 && errno == ENOENT)
+			continue;
+		if (i == OLDER_MAX)
+			before.hash[0] = '\0';
+		r = verify_one(name, &before, ret_report);
+		if (r < 0)
+			return r;
+		before = ret_report->chain;
+	}
+	(void)snprintf(name, size, "%s", path);
+	return verify_one(name, &before, ret_report);
+}
+
+enum ctl_exit cmd_audit_verify(struct ctl *c)
+{
+	char path[PATH_MAX];
+	struct audit_report report;
+	int r = verify_all(ctl_arg(c, 0), path, sizeof(path), &report);
+
 	if (r < 0 && r != -EBADMSG)
-		return ctl_fail(c, CTL_FAILED, "cannot read %s: %s", path, log_errno_text(r));
+		return ctl_fail(c, CTL_FAILED, "cannot read %s: %s%s", path, log_errno_text(r),
+				r == -EACCES ? " (it is root's: run this as root)" : "");
 	if (c->json)
 		print_report(&report, r == 0);
 	if (r == -EBADMSG)

@@ -58,12 +58,20 @@ static size_t make_log(char *buf, size_t size)
 	return len;
 }
 
-static int verify(const char *text, size_t len, uint64_t offset, struct audit_report *ret_report)
+static int verify_after(const char *text, size_t len, const struct audit_chain *before,
+			struct audit_report *ret_report)
 {
 	_cleanup_close_ int fd = memfd_create("log", MFD_CLOEXEC);
 
 	assert_int_equal(fd_write_all(fd, text, len), 0);
-	return audit_verify(fd, offset, ret_report);
+	return audit_verify(fd, before, ret_report);
+}
+
+static int verify(const char *text, size_t len, struct audit_report *ret_report)
+{
+	const struct audit_chain init = AUDIT_CHAIN_INIT;
+
+	return verify_after(text, len, &init, ret_report);
 }
 
 static void test_whole(void **state)
@@ -73,16 +81,33 @@ static void test_whole(void **state)
 	size_t len = make_log(buf, sizeof(buf));
 
 	(void)state;
-	assert_int_equal(verify(buf, len, 0, &report), 0);
+	assert_int_equal(verify(buf, len, &report), 0);
 	assert_int_equal(report.n_records, N_LINES);
 	assert_int_equal(report.chain.seq, N_LINES);
 	assert_int_equal(report.torn_bytes, 0);
-	/* From the middle the first whole line is believed, and the rest has to follow. */
-	assert_int_equal(verify(buf, len, 10, &report), 0);
-	assert_int_equal(report.n_records, N_LINES - 1);
-	assert_int_equal(report.chain.seq, N_LINES);
-	assert_int_equal(verify(buf, 0, 0, &report), 0);
+	assert_int_equal(verify(buf, 0, &report), 0);
 	assert_int_equal(report.n_records, 0);
+}
+
+/* Two files of one chain: the second is proved from the end of the first, or believed to begin
+ * right, but never proved to be the first. */
+static void test_files(void **state)
+{
+	const struct audit_chain unknown = {0};
+	struct audit_report report, second;
+	char buf[4096];
+	size_t len = make_log(buf, sizeof(buf)), at;
+
+	(void)state;
+	at = (size_t)((char *)memchr(buf, '\n', len) + 1 - buf);
+	assert_int_equal(verify(buf, at, &report), 0);
+	assert_int_equal(verify_after(buf + at, len - at, &report.chain, &second), 0);
+	assert_int_equal(second.n_records, N_LINES - 1);
+	assert_int_equal(second.chain.seq, N_LINES);
+	assert_int_equal(verify_after(buf + at, len - at, &unknown, &second), 0);
+	assert_int_equal(verify(buf + at, len - at, &second), -EBADMSG);
+	report.chain.hash[3] ^= 1;
+	assert_int_equal(verify_after(buf + at, len - at, &report.chain, &second), -EBADMSG);
 }
 
 /* A changed last line reads as a torn one at worst, but never as a good log with as many records.
@@ -96,7 +121,7 @@ static void test_every_byte(void **state)
 	(void)state;
 	for (size_t i = 0; i < len; i++) {
 		buf[i] ^= 1;
-		assert_true(verify(buf, len, 0, &report) == -EBADMSG || report.torn_bytes > 0);
+		assert_true(verify(buf, len, &report) == -EBADMSG || report.torn_bytes > 0);
 		assert_true(report.n_records < N_LINES);
 		buf[i] ^= 1;
 	}
@@ -116,9 +141,9 @@ static void test_missing_line(void **state)
 		memcpy(cut, buf, at);
 		memcpy(cut + at, buf + at + n, len - at - n);
 		if (at + n < len)
-			assert_int_equal(verify(cut, len - n, 0, &report), -EBADMSG);
+			assert_int_equal(verify(cut, len - n, &report), -EBADMSG);
 		else /* a cut at the end shows by the number of records only */
-			assert_int_equal(verify(cut, len - n, 0, &report), 0);
+			assert_int_equal(verify(cut, len - n, &report), 0);
 	}
 }
 
@@ -130,7 +155,7 @@ static void test_torn(void **state)
 	ssize_t n;
 
 	(void)state;
-	assert_int_equal(verify(buf, torn, 0, &report), 0);
+	assert_int_equal(verify(buf, torn, &report), 0);
 	assert_int_equal(report.n_records, N_LINES - 1);
 	assert_true(report.torn_bytes > 0);
 	/* The next start ends the line and owns up to it. */
@@ -138,10 +163,10 @@ static void test_torn(void **state)
 	n = audit_format(&report.chain, 1, AUDIT_TORN, NULL, 0, line);
 	assert_true(n > 0);
 	memcpy(buf + torn + 1, line, (size_t)n);
-	assert_int_equal(verify(buf, torn + 1 + (size_t)n, 0, &report), 0);
+	assert_int_equal(verify(buf, torn + 1 + (size_t)n, &report), 0);
 	assert_int_equal(report.n_torn, 1);
 	/* Without that record it is an edit. */
-	assert_int_equal(verify(buf, torn + 1, 0, &report), -EBADMSG);
+	assert_int_equal(verify(buf, torn + 1, &report), -EBADMSG);
 }
 
 static int resume(const char *text, size_t len, struct audit_chain *ret_chain, size_t *ret_torn)
@@ -162,7 +187,7 @@ static void test_resume(void **state)
 
 	(void)state;
 	for (size_t cut = 0; cut <= len; cut++) {
-		assert_int_equal(verify(buf, cut, 0, &report), 0);
+		assert_int_equal(verify(buf, cut, &report), 0);
 		assert_int_equal(resume(buf, cut, &chain, &torn), 0);
 		assert_int_equal(torn, report.torn_bytes);
 		assert_int_equal(chain.seq, report.chain.seq);
@@ -226,10 +251,11 @@ static void test_escaping(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_sha256),      cmocka_unit_test(test_whole),
-		cmocka_unit_test(test_every_byte),  cmocka_unit_test(test_missing_line),
-		cmocka_unit_test(test_torn),        cmocka_unit_test(test_resume),
-		cmocka_unit_test(test_resume_long), cmocka_unit_test(test_escaping),
+		cmocka_unit_test(test_sha256),       cmocka_unit_test(test_whole),
+		cmocka_unit_test(test_files),        cmocka_unit_test(test_every_byte),
+		cmocka_unit_test(test_missing_line), cmocka_unit_test(test_torn),
+		cmocka_unit_test(test_resume),       cmocka_unit_test(test_resume_long),
+		cmocka_unit_test(test_escaping),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
