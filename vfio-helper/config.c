@@ -34,6 +34,7 @@ static const struct conf_key keys[] = {
 	KEY(image_dir, CONF_PATH, "/var/lib/qudata-images"),
 	KEY(agentd_user, CONF_NAME, "qudata"),
 	KEY(vmmon_user, CONF_NAME, "qudata-mon"),
+	KEY(helper_user, CONF_NAME, "qudata-helper"),
 	KEY(vm_user_prefix, CONF_NAME, "qudata-vm"),
 	SETUP(qemu_binary, CONF_PATH, "/usr/bin/qemu-system-x86_64"),
 	SETUP(qemu_img_binary, CONF_PATH, "/usr/bin/qemu-img"),
@@ -50,7 +51,7 @@ static const struct conf_key keys[] = {
 	KEY(max_total_memory_mib, CONF_MIB, "1T", .low = 128, .high = PROTO_MAX_MEMORY_MIB),
 	SETUP(max_disk_mib, CONF_MIB, "2T", .low = 1, .high = PROTO_MAX_DISK_MIB),
 	SETUP(port_low, CONF_U32, "10000", .low = 1024, .high = UINT16_MAX),
-	SETUP(port_high, CONF_U32, "65535", .low = 1024, .high = UINT16_MAX),
+	SETUP(port_high, CONF_U32, "32767", .low = 1024, .high = UINT16_MAX),
 	SETUP(require_isolation, CONF_BOOL, "yes"),
 	GPU(state_dir, CONF_PATH, "/var/lib/qudata-gpu"),
 	GPU(vendors, CONF_LIST, "10de"),
@@ -130,7 +131,12 @@ static int find_account(const char *passwd, const char *name, struct account *re
 		name, name);
 }
 
-/* One uid, one power: a VM's user is nobody else's, and the two peers differ. */
+static bool same_ids(const struct account *a, const struct account *b)
+{
+	return a->uid == b->uid || a->gid == b->gid;
+}
+
+/* One uid, one power: a VM's user is nobody else's, and the peers and the broker differ. */
 static int check_distinct(const struct config *c, struct err *reterr)
 {
 	const struct account *users = c->setup.users;
@@ -138,9 +144,11 @@ static int check_distinct(const struct config *c, struct err *reterr)
 	if (c->agentd.uid == c->vmmon.uid)
 		return err_set(reterr, -EPERM, "%s and %s have the same uid", c->agentd_user,
 			       c->vmmon_user);
+	if (same_ids(&c->helper, &c->agentd) || same_ids(&c->helper, &c->vmmon))
+		return err_set(reterr, -EPERM, "user %s shares its uid or gid", c->helper_user);
 	for (uint32_t i = 0; i < c->setup.max_vms; i++) {
-		bool taken = users[i].uid == c->agentd.uid || users[i].uid == c->vmmon.uid ||
-			     users[i].gid == c->agentd.gid || users[i].gid == c->vmmon.gid;
+		bool taken = same_ids(&users[i], &c->agentd) || same_ids(&users[i], &c->vmmon) ||
+			     same_ids(&users[i], &c->helper);
 
 		for (uint32_t j = 0; j < i; j++)
 			taken |= users[i].uid == users[j].uid;
@@ -158,6 +166,8 @@ int accounts_load(struct config *config, const char *passwd, struct err *reterr)
 
 	if (r == 0)
 		r = find_account(passwd, config->vmmon_user, &config->vmmon, reterr);
+	if (r == 0)
+		r = find_account(passwd, config->helper_user, &config->helper, reterr);
 	for (uint32_t i = 0; r == 0 && i < config->setup.max_vms; i++) {
 		(void)snprintf(name, sizeof(name), "%s%u", config->vm_user_prefix, i);
 		r = find_account(passwd, name, &config->setup.users[i], reterr);

@@ -47,13 +47,15 @@ struct config {
 	char image_dir[DIR_TEXT_MAX];
 	char agentd_user[PROTO_NAME_SIZE];
 	char vmmon_user[PROTO_NAME_SIZE];
+	char helper_user[PROTO_NAME_SIZE]; /* of vfio-broker */
 	char vm_user_prefix[PROTO_NAME_SIZE];
 	char cgroup[128]; /* "auto", "none" or an absolute path */
 	int accel;        /* enum accel_choice */
 	uint32_t max_total_memory_mib;
 	struct gpu_keys gpu;          /* as they are in the file; pci/policy.c parses the lists */
 	struct account agentd, vmmon; /* the two peers: by accounts_load() */
-	struct spawn_setup setup;     /* what the spawner has to know, too */
+	struct account helper;        /* the broker's */
+	struct spawn_setup setup;     /* what the children have to know, too */
 };
 
 /* Reads @path (NULL: nothing) over the defaults and checks what the keys' own ranges cannot. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What may be started: every number and name in a spec is checked here, whoever wrote it. Pure.
- * Trust: runs in the spawner as root and in vm-launch as a VM's user; reads what the helper wrote.
+ * Trust: runs in vfio-helper as root and in vm-launch as a VM's user; reads what vfio-broker wrote.
  */
 #include "vfio-helper/spec.h"
 
@@ -21,9 +21,9 @@ static const struct {
 				  FD_BIT(FD_CONSOLE) | FD_BIT(FD_DISK) | FD_BIT(FD_BASE) |
 				  FD_BIT(FD_SEED) | FD_BIT(FD_IMAGE) | FD_BIT(FD_QMP) |
 				  FD_BIT(FD_READY),
-			  FD_BIT(FD_CGROUP) | FD_BIT(FD_KERNEL) | FD_BIT(FD_INITRD) |
-				  FD_BIT(FD_IOMMU) | FD_BIT(FD_VARS)},
-	[PROGRAM_PASST] = {FD_BIT(FD_STDERR) | FD_BIT(FD_GATE) | FD_BIT(FD_NET), FD_BIT(FD_CGROUP)},
+			  FD_BIT(FD_KERNEL) | FD_BIT(FD_INITRD) | FD_BIT(FD_IOMMU) |
+				  FD_BIT(FD_VARS)},
+	[PROGRAM_PASST] = {FD_BIT(FD_STDERR) | FD_BIT(FD_GATE) | FD_BIT(FD_NET), 0},
 	[PROGRAM_QEMU_IMG] = {FD_BIT(FD_STDERR) | FD_BIT(FD_DISK) | FD_BIT(FD_IMAGE), 0},
 	[PROGRAM_TRIAL] = {FD_BIT(FD_STDERR) | FD_BIT(FD_KERNEL), 0},
 };

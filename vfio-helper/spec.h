@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What goes from the helper to its spawner, and from there to vm-launch: one fixed-size struct that
- * says which of four programs to run, and descriptors by role. No path, no argument, no uid.
+ * What goes from vfio-broker to vfio-helper, and from there to vm-launch: one fixed-size struct
+ * that says which of four programs to run, and descriptors by role. No path, no argument, no uid.
  */
 #pragma once
 
@@ -10,15 +10,7 @@
 
 #include <sys/types.h>
 
-#define SPAWN_VERSION 1
-
-/* The spawner's side of the socket pair to the helper. */
-#define SPAWNER_FD       3
-#define SPAWN_OP_SETUP   1    /* struct spawn_setup; first, and once */
-#define SPAWN_OP_START   2    /* struct spawn_spec and its descriptors; a pidfd comes back */
-#define SPAWN_OP_REAP    3    /* struct spawn_reap */
-#define SPAWN_OP_SWEEP   4    /* struct spawn_sweep; answered when it is done */
-#define SPAWN_ANSWER_MAX 2000 /* ms */
+#define SPAWN_VERSION 2
 
 enum program {
 	PROGRAM_QEMU = 1,
@@ -38,8 +30,7 @@ enum launch_exit {
 /* Descriptors by role; a child finds role r at CHILD_FD(r). Sent in this order. */
 enum fd_role {
 	FD_STDERR,
-	FD_CGROUP, /* directory; used by the spawner, not passed on */
-	FD_GATE,   /* passt's child writes a byte when isolated; each waits for one to go on */
+	FD_GATE, /* passt's child writes a byte when isolated; each waits for one to go on */
 	FD_NET,
 	FD_CONSOLE,
 	FD_DISK,
@@ -65,9 +56,9 @@ struct account {
 	gid_t gid;
 };
 
-/* What the configuration says for all starts. Sent before the helper hears any peer. */
+/* What the configuration says for all starts. */
 struct spawn_setup {
-	uint32_t version; /* SPAWN_VERSION: the two programs may be of different packages */
+	uint32_t version; /* SPAWN_VERSION: the programs may be of different packages */
 	uint32_t max_vms, max_cpus, max_memory_mib, max_disk_mib;
 	uint32_t port_low, port_high;
 	uint32_t kvm_trial_seconds;
@@ -101,7 +92,7 @@ struct launch_device {
 #define LAUNCH_DEVICE_HIDE_VM   (1u << 2) /* its driver refuses to work when it sees a hypervisor */
 #define LAUNCH_DEVICE_FLAGS_ALL 7u
 
-/* One start. Checked by the spawner, which does not believe the helper, and by vm-launch. */
+/* One start. Checked by vfio-helper, which does not believe vfio-broker, and by vm-launch. */
 struct spawn_spec {
 	uint32_t program; /* enum program */
 	uint32_t slot;    /* whose user */
@@ -119,20 +110,6 @@ struct spawn_spec {
 struct launch {
 	struct spawn_setup setup;
 	struct spawn_spec spec;
-};
-
-struct spawn_reap {
-	int32_t pid;
-};
-
-/* Ends every process of a slot's user. */
-struct spawn_sweep {
-	uint32_t slot;
-};
-
-struct spawn_answer {
-	int32_t result; /* pid, 0, or a negative errno */
-	uint32_t exit_kind, exit_code;
 };
 
 /* 0, or -EINVAL when a value is outside of what @setup and the program allow. */

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole grammar of what the spawner may execute: each option once per pattern, nothing else."""
+"""The whole grammar of what the helper may execute for a slot: each option once per pattern, nothing else."""
 import re
 
 NUMBER = r"[1-9][0-9]{0,7}"

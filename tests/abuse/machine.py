@@ -21,7 +21,8 @@ DAEMONS = ("agentd", "vfio-helper", "vmmon", "frp-supervisor")
 USERS = {"agentd": "qudata", "vmmon": "qudata-mon", "frp-supervisor": "qudata-frp"}
 SOCKETS = {"agentd": "run/agentd/ctl.sock", "vmmon": "run/vmmon/vmmon.sock", "frp-supervisor": "run/frp/frp.sock",
            "vfio-helper": "run/helper.sock"}
-CHOWN, KILL, SETGID, SETUID, SETPCAP = (1 << n for n in (0, 5, 6, 7, 8))
+# CHOWN, DAC_READ_SEARCH, SETGID, SETUID, SETPCAP, SYS_PTRACE
+HELPER_CAPS = sum(1 << n for n in (0, 2, 6, 7, 8, 19))
 
 
 # ---- 13: inventory ------------------------------------------------------------------------------------------
@@ -74,6 +75,8 @@ def inventory_of_qemu_and_passt(rig):
     rig.start(p, "vm", ports=[(20001, 22)])
     rig.greeting("vm")
     record = rig.running("vm")
+    until("QEMU has read its own files", lambda: not [t for t in fds(record["qemu_pid"]).values()
+                                                      if t.startswith("/usr/")])
     qemu = Held(record["qemu_pid"])
     check_child(rig, qemu, ANONYMOUS + [re.escape(str(rig.state / "vms/vm")) + r"/(disk\.qcow2|seed\.img)",
                                         re.escape(str(rig.images / "tiny/disk.img")), r"/memfd:[\w.-]+ \(deleted\)"])
@@ -96,14 +99,14 @@ def inventory_of_qemu_img(rig):
     """The process that makes a disk, caught while it runs."""
     p = rig.peer()
     seen, tries = [], 0
-    children = pathlib.Path(f"/proc/{rig.spawner}/task/{rig.spawner}/children")
+    children = pathlib.Path(f"/proc/{rig.pid}/task/{rig.pid}/children")
     while len(seen) < 3 and tries < 60:
         tries += 1
         wanted = p.send("VM_PREPARE", vm="vm", image="tiny", disk_mib=8)
         deadline = time.monotonic() + 1
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError, IndexError, KeyError, AttributeError):
-                pid = int(children.read_text().split()[0])
+                pid = int(children.read_text().split()[-1])
                 if b"qemu-img" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes():
                     os.kill(pid, signal.SIGSTOP)
                     seen.append(Held(pid))
@@ -123,17 +126,29 @@ def inventory_of_the_daemons(rig):
         held = Held(rig.suite.pid(name))
         assert held.seccomp == "2" and held.no_new_privs == "1", name
         assert held.limit("Max core file size") == ("0", "0")
-        keep = CHOWN | KILL if name == "vfio-helper" else 0
+        keep = HELPER_CAPS if name == "vfio-helper" else 0
         assert held.caps["CapEff"] == held.caps["CapPrm"] == keep, (name, held.caps)
         assert held.caps["CapInh"] == held.caps["CapAmb"] == 0 and held.caps["CapBnd"] & ~keep == 0, (name, held.caps)
         allowed = [r"/dev/null", r"socket", r"anon_inode:\[?\w+\]?", r"pipe", re.escape(str(rig.root)) + r"/.*",
                    re.escape(str(rig.images))]
         for number, target in held.fds.items():
             assert any(re.fullmatch(a, target) for a in allowed), f"{name}: descriptor {number} is {target}"
-    spawner = Held(rig.spawner)
-    assert spawner.caps["CapEff"] == SETUID | SETGID | SETPCAP and spawner.seccomp == "2"
-    log = str(rig.root / "log/vfio-helper.log")
-    assert sorted(spawner.fds) == [0, 1, 2, 3] and set(spawner.fds.values()) <= {"/dev/null", "socket", log}, spawner.fds
+    broker_has_nothing(rig)
+
+
+def broker_has_nothing(rig):
+    """What hears the peers has a user of its own, no capability, and only what it was passed."""
+    broker = Held(rig.broker)
+    user, mon = pwd.getpwnam("qudata-helper"), pwd.getpwnam("qudata-mon")
+    assert broker.uids == {str(user.pw_uid)} and broker.gids == {str(user.pw_gid)}, (broker.uids, broker.gids)
+    assert broker.groups == [str(mon.pw_gid)], broker.groups
+    assert set(broker.caps.values()) == {0} and broker.seccomp == "2" and broker.no_new_privs == "1", broker.caps
+    assert os.stat(f"/proc/{rig.broker}/environ").st_uid == 0, "it is dumpable"
+    assert {e.split(b"=")[0] for e in broker.environ} <= {b"PATH", b"LANG", b"JOURNAL_STREAM"}, broker.environ
+    allowed = [r"/dev/null", r"socket", r"anon_inode:\[?eventpoll\]?", re.escape(str(rig.root / "log/vfio-helper.log")),
+               re.escape(str(rig.state)) + r"/(vms|accel)", re.escape(str(rig.run_dir)), re.escape(str(rig.images))]
+    for number, target in broker.fds.items():
+        assert any(re.fullmatch(a, target) for a in allowed), f"descriptor {number} is {target}"
 
 
 # ---- 12: hostile starts ---------------------------------------------------------------------------------------
@@ -237,7 +252,7 @@ def lies_about_passed_sockets(rig):
                 assert child.returncode == 1, child.returncode
                 continue
             rig.alive()
-            for pid in (child.pid, rig.spawner):
+            for pid in (child.pid, rig.broker):
                 assert "/etc/shadow" not in fds(pid).values(), (count, names, fds(pid))
         finally:
             if child.poll() is None:
@@ -258,7 +273,7 @@ def inherited_descriptors(rig):
 
     def check(name, child):
         serves(rig, name, child)
-        pids = [child.pid] + ([rig.spawner] if name == "vfio-helper" else [])
+        pids = [child.pid] + ([rig.broker] if name == "vfio-helper" else [])
         for pid in pids:
             assert "/etc/shadow" not in fds(pid).values(), fds(pid)
             assert max(fds(pid)) < 64, fds(pid)

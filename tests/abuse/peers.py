@@ -12,7 +12,7 @@ import threading
 import time
 
 from rig import SEED, alive, fds, until
-from wire import OPS, STATUS, Closed, Peer, as_user, connect_as, message
+from wire import CONST, OPS, STATUS, Closed, Peer, as_user, connect_as, message
 
 ROLE_OF = {"qudata": "AGENTD", "qudata-mon": "VMMON"}
 
@@ -39,7 +39,7 @@ def turned_away(rig, user, path):
     with contextlib.closing(s), contextlib.suppress(BrokenPipeError, ConnectionResetError):
         s.send(message(OPS["HELPER_HELLO"]))
         assert s.recv(100) == b"", f"{user} was answered on {path}"
-    assert alive(rig.pid)
+    assert alive(rig.broker)
     return "disconnected"
 
 
@@ -91,7 +91,7 @@ def order_of_a_conversation(rig):
         with rig.audit.expect("peer-refused", WHY="malformed"):
             assert outcome(rig.helper_socket, user, message(hello)) == "closed"
         with rig.audit.expect("request-refused", STATUS="MISMATCH"):
-            got = outcome(rig.helper_socket, user, message(hello, hello.body(version=2)), hello=False)
+            got = outcome(rig.helper_socket, user, message(hello, hello.body(version=CONST["PROTO_VERSION"] + 1)), hello=False)
             assert got == STATUS["MISMATCH"], got
     p = rig.peer()
     p.call("VM_SUBSCRIBE")
@@ -245,7 +245,7 @@ def connection_flood(rig):
             held.append(s)
             if n % 50 == 0:
                 answers_in_time(mon)
-        held_by_helper = sum(t == "socket" for t in fds(rig.pid).values())
+        held_by_helper = sum(t == "socket" for t in fds(rig.broker).values())
         assert held_by_helper <= 16, f"the helper holds {held_by_helper} sockets"
         answers_in_time(mon)
         for s in held:
@@ -329,9 +329,9 @@ def closing_that_blocks(rig):
     for ahead in ((), (b"bad",)):  # behind a message that ends the connection nobody receives it
         attacker = Peer("qudata", rig.helper_socket)
         for data in ahead:
-            os.kill(rig.pid, signal.SIGSTOP)
+            os.kill(rig.broker, signal.SIGSTOP)
             attacker.raw(data)
-        listener = poison(rig.pid, attacker, message(OPS["VM_LIST"]))
+        listener = poison(rig.broker, attacker, message(OPS["VM_LIST"]))
         try:
             answers_in_time(mon)
         finally:
@@ -370,7 +370,7 @@ def flooders_do_not_starve_others(rig):
     for t in threads:
         t.start()
     try:
-        until("the flood is on", lambda: sum(t == "socket" for t in fds(rig.pid).values()) >= 5)
+        until("the flood is on", lambda: sum(t == "socket" for t in fds(rig.broker).values()) >= 5)
         for _ in range(50):
             answers_in_time(mon)
     finally:
@@ -390,7 +390,7 @@ def half_open_clients(rig):
                 with contextlib.suppress(OSError):
                     p.sock.shutdown((socket.SHUT_RD, socket.SHUT_WR)[n % 2])
             p.close()
-    assert alive(rig.pid)
+    assert alive(rig.broker)
     rig.alive()
 
 

@@ -172,8 +172,15 @@ class Rig:
         return self.suite.pid("vfio-helper")
 
     @property
-    def spawner(self):
-        return children(self.pid)[0]
+    def broker(self):
+        """The helper's half without privilege: it hears the peers."""
+        return next(p for p in children(self.pid) if proc_status(p)["Name"] == "vfio-broker")
+
+    def brokers(self, *paths):
+        """Makes files that a case has put somewhere the broker's own, as if it had made them."""
+        user = pwd.getpwnam("qudata-helper")
+        for path in paths:
+            os.chown(path, user.pw_uid, user.pw_gid, follow_symlinks=False)
 
     def restart(self, kill=False):
         self.drop_peers()
@@ -276,8 +283,8 @@ class Rig:
 
     def picture(self):
         return {"files": tree(self.root / "lib", self.root / "run", self.images, self.root / "etc"),
-                "slots": self.slot_processes(), "helper": self.pid, "spawner": children(self.pid),
-                "fds": sorted(fds(self.pid).values()), "spawner fds": sorted(fds(self.spawner).values())}
+                "slots": self.slot_processes(), "helper": self.pid, "children": children(self.pid),
+                "fds": sorted(fds(self.pid).values()), "broker fds": sorted(fds(self.broker).values())}
 
     def settled(self):
         """The picture once it stands still: a connection closed just now is noticed a moment later."""
@@ -317,8 +324,8 @@ class Rig:
         return unpack_record(RUN_RECORD, (self.run_dir / vm / "running").read_bytes())
 
 
-# The helper's records: a SHA-256 over the version, the kind and the struct, then the struct.
-VM_RECORD = ("record", "40s5I", ("image", "slot", "disk_mib", "generation", "exit_kind", "exit_code"))
+# The broker's records: a SHA-256 over the version, the kind and the struct, then the struct.
+VM_RECORD = ("record", "40s7I", ("image", "slot", "disk_mib", "generation", "exit_kind", "exit_code", "gpus", "leased"))
 RUN_RECORD = ("running", "40s2Q8I32H", ("boot_id", "qemu_start", "passt_start", "qemu_pid", "passt_pid", "generation",
                                         "accel", "cpus", "memory_mib", "started_s", "limited") +
               tuple(f"{side}{n}" for n in range(16) for side in ("host", "guest")))

@@ -23,12 +23,14 @@ def start_time(pid):
 
 
 def held_pids(rig):
-    """The processes that the helper holds by a pidfd, hence could signal."""
+    """The processes that the broker holds by a pidfd, hence takes for a VM's."""
     found = set()
-    for info in pathlib.Path(f"/proc/{rig.pid}/fdinfo").iterdir():
+    for info in pathlib.Path(f"/proc/{rig.broker}/fdinfo").iterdir():
         with contextlib.suppress(OSError):
             match = re.search(r"^Pid:\t(\d+)$", info.read_text(), re.M)
-            if match:
+            st = match and proc_status(match[1])
+            # A child as root is vfio-bind, which looks at the GPUs at the start.
+            if match and (st["PPid"] != str(rig.pid) or st["Uid"].split()[0] != "0"):
                 found.add(int(match[1]))
     return found
 
@@ -50,6 +52,7 @@ class Victim:
         self.record.parent.mkdir(mode=0o750, exist_ok=True)
         for path, data in self.saved.items():
             path.write_bytes(data)
+            self.rig.brokers(path.parent, path)
 
     def intact(self):
         return all(alive(p) for p in self.pids)
@@ -134,7 +137,7 @@ def changed(kind, data, **fields):
 
 def planted(slot):
     return pack_record(VM_RECORD, {"image": b"tiny", "slot": slot, "disk_mib": 8, "generation": 0, "exit_kind": 0,
-                                   "exit_code": 0})
+                                   "exit_code": 0, "gpus": 0, "leased": 0})
 
 
 def every_byte_of_the_run_record(rig):
@@ -194,6 +197,7 @@ def vm_record_cases(rig):
             rig.end()
         path.parent.mkdir(mode=0o700, exist_ok=True)
         path.write_bytes(good)
+        rig.brokers(path.parent, path)
         assert rig.begin()
     rig.forget_all()
 

@@ -216,7 +216,7 @@ def disks_replaced_between_starts(rig):
     os.chown(d / "disk.qcow2", pwd.getpwnam("qudata-vm0").pw_uid, 0)
     with rig.audit.expect("vm-start-failed", VM="^vm$"):
         assert p.refused("VM_START", vm="vm", cpus=1, memory_mib=128) == "FAILED"
-    os.chown(d / "disk.qcow2", 0, 0)
+    rig.brokers(d / "disk.qcow2")
     rig.start(p, "vm")
     rig.forget(p, "vm")
 
@@ -342,20 +342,20 @@ def kill_needs_the_generation(rig):
 
 # ---- 5: command lines ---------------------------------------------------------------------------------------
 class Watcher(threading.Thread):
-    """Collects the command lines of all that runs as a slot's user or below the spawner."""
+    """Collects the command lines of all that the helper starts for a slot."""
 
     def __init__(self, rig):
         super().__init__()
         self.rig, self.seen, self.stop = rig, set(), threading.Event()
-        self.spawner = rig.spawner
+        self.helper = rig.pid
 
     def run(self):
-        children = pathlib.Path(f"/proc/{self.spawner}/task/{self.spawner}/children")
+        children = pathlib.Path(f"/proc/{self.helper}/task/{self.helper}/children")
         while not self.stop.is_set():
             for pid in children.read_text().split():
                 with contextlib.suppress(OSError):
                     line = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
-                    if line and b"vfio-helper" not in line:
+                    if line and line.split(b"\0")[0].rpartition(b"/")[2] not in (b"vfio-helper", b"vfio-broker", b"vfio-bind"):
                         self.seen.add(line)
             time.sleep(0.001)
 

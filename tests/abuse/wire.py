@@ -22,9 +22,9 @@ SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SE
 
 # ---- declarations --------------------------------------------------------------------------------------
 def _constants():
-    text = (TOP / "proto/proto.h").read_text()
+    text = re.sub(r"UINT64_C\((\w+)\)", r"\1", (TOP / "proto/proto.h").read_text())
     known = {"UINT16_MAX": 0xffff, "UINT32_MAX": 0xffffffff, "UINT64_MAX": 0xffffffffffffffff}
-    for name, value in re.findall(r"^#define (PROTO_\w+)\s+(\(?[\d ux*()]+?)\s*(?:/\*.*)?$", text, re.M):
+    for name, value in re.findall(r"^#define (PROTO_\w+)\s+(\(?[\da-f ux*()]+?)\s*(?:/\*.*)?$", text, re.M):
         known[name] = eval(re.sub(r"(\d)u\b", r"\1", value), {"__builtins__": {}})  # our own header's arithmetic
     return known
 

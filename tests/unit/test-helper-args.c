@@ -130,10 +130,8 @@ static void test_refuses_roles(void **state)
 		uint32_t roles = vm_spec((enum program)p).roles;
 
 		for (int role = 0; role < 32; role++) {
-			bool may = p <= PROGRAM_PASST && role == FD_CGROUP;
-
-			may |= p == PROGRAM_QEMU &&
-			       (role == FD_KERNEL || role == FD_INITRD || role == FD_VARS);
+			bool may = p == PROGRAM_QEMU &&
+				   (role == FD_KERNEL || role == FD_INITRD || role == FD_VARS);
 			if (!may)
 				REFUSED((enum program)p, roles = roles ^ 1u << role);
 		}
@@ -162,8 +160,8 @@ static void test_qemu(void **state)
 	s.accel = PROTO_ACCEL_KVM;
 	assert_int_equal(spec_args(&s, &setup, &image, &no_machine, &a), 0);
 	assert_string_equal(after(&a, "-append"), "console=ttyS0 quiet");
-	assert_string_equal(after(&a, "-kernel"), "/proc/self/fd/14");
-	assert_string_equal(after(&a, "-initrd"), "/proc/self/fd/15");
+	assert_string_equal(after(&a, "-kernel"), "/proc/self/fd/13");
+	assert_string_equal(after(&a, "-initrd"), "/proc/self/fd/14");
 	assert_string_equal(after(&a, "-accel"), "kvm");
 	assert_string_equal(after(&a, "-cpu"), "host");
 }
@@ -216,7 +214,7 @@ static void test_small_programs(void **state)
 	(void)state;
 	assert_int_equal(spec_args(&s, &setup, &image, &no_machine, &a), 0);
 	assert_int_equal(a.n, 7);
-	assert_string_equal(a.argv[5], "/proc/self/fd/8");
+	assert_string_equal(a.argv[5], "/proc/self/fd/7");
 	assert_string_equal(a.argv[6], "1000M");
 	s.disk_mib = 0;
 	assert_int_equal(spec_args(&s, &setup, &image, &no_machine, &a), 0);
@@ -258,10 +256,10 @@ static void test_trial(void **state)
 		int r;
 		enum launch_exit result;
 	} cases[] = {
-		{"echo Booting >&7; echo 'Linux version 6' >&7; exec sleep 9", 0, LAUNCH_OK},
-		{"echo SeaBIOS >&7; exec sleep 9", 0, LAUNCH_SILENT},
-		{"head -c 9000 /dev/zero >&7; exec sleep 9", 0, LAUNCH_SILENT},
-		{"echo no such device >&7", -EPIPE, LAUNCH_SILENT},
+		{"echo Booting >&6; echo 'Linux version 6' >&6; exec sleep 9", 0, LAUNCH_OK},
+		{"echo SeaBIOS >&6; exec sleep 9", 0, LAUNCH_SILENT},
+		{"head -c 9000 /dev/zero >&6; exec sleep 9", 0, LAUNCH_SILENT},
+		{"echo no such device >&6", -EPIPE, LAUNCH_SILENT},
 	};
 
 	(void)state;
@@ -271,7 +269,7 @@ static void test_trial(void **state)
 		enum launch_exit result = LAUNCH_OK;
 
 		(void)snprintf(script, sizeof(script), "%s", cases[i].script);
-		assert_int_equal(CHILD_FD(FD_CONSOLE), 7);
+		assert_int_equal(CHILD_FD(FD_CONSOLE), 6);
 		assert_int_equal(trial_run(&a, 1, &result), cases[i].r);
 		assert_int_equal(result, cases[i].result);
 	}

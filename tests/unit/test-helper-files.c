@@ -5,7 +5,8 @@
  * Trust: runs in tests only; some tests need root and are skipped without.
  */
 #include "common/fd.h"
-#include "vfio-helper/helper.h"
+#include "vfio-helper/broker/broker.h"
+#include "vfio-helper/config.h"
 
 #include <fcntl.h>
 #include <ftw.h>
@@ -63,8 +64,11 @@ static int load_accounts(const char *text, struct config *ret)
 	char path[64];
 	struct err err;
 
-	*ret = (struct config){
-		.agentd_user = "a", .vmmon_user = "m", .vm_user_prefix = "v", .setup.max_vms = 2};
+	*ret = (struct config){.agentd_user = "a",
+			       .vmmon_user = "m",
+			       .helper_user = "h",
+			       .vm_user_prefix = "v",
+			       .setup.max_vms = 2};
 	put_file(dirfd_, "passwd", text);
 	(void)snprintf(path, sizeof(path), "%s/passwd", dir);
 	return accounts_load(ret, path, &err);
@@ -72,20 +76,27 @@ static int load_accounts(const char *text, struct config *ret)
 
 static void test_accounts(void **state)
 {
+#define AM "a:x:1:1:::\nm:x:2:2:::\n"
+#define H  "h:x:9:9:::\n"
 	static const char *const bad[] = {
-		"a:x:1:1:::\nm:x:2:2:::\nv0:x:3:3:::\n",              /* one missing */
-		"a:x:1:1:::\nm:x:2:2:::\nv0:x:3:3:::\nv1:x:0:4:::\n", /* root */
-		"a:x:1:1:::\nm:x:2:2:::\nv0:x:3:3:::\nv1:x:4:0:::\n", /* root's group */
-		"a:x:1:1:::\nm:x:2:2:::\nv0:x:3:3:::\nv1:x:3:4:::\n", /* one user twice */
-		"a:x:1:1:::\nm:x:2:2:::\nv0:x:1:3:::\nv1:x:4:4:::\n", /* a peer's */
-		"a:x:1:1:::\nm:x:2:2:::\nv0:x:3:2:::\nv1:x:4:4:::\n", /* a peer's group */
-		"a:x:1:1:::\nm:x:1:2:::\nv0:x:3:3:::\nv1:x:4:4:::\n", /* peers alike */
+		AM H "v0:x:3:3:::\n",                                      /* one missing */
+		AM "v0:x:3:3:::\nv1:x:4:5:::\n",                           /* no broker */
+		AM H "v0:x:3:3:::\nv1:x:0:4:::\n",                         /* root */
+		AM H "v0:x:3:3:::\nv1:x:4:0:::\n",                         /* root's group */
+		AM H "v0:x:3:3:::\nv1:x:3:4:::\n",                         /* one user twice */
+		AM H "v0:x:1:3:::\nv1:x:4:4:::\n",                         /* a peer's */
+		AM H "v0:x:3:2:::\nv1:x:4:4:::\n",                         /* a peer's group */
+		AM H "v0:x:3:3:::\nv1:x:9:4:::\n",                         /* the broker's */
+		AM H "v0:x:3:9:::\nv1:x:4:4:::\n",                         /* the broker's group */
+		AM "h:x:1:9:::\nv0:x:3:3:::\nv1:x:4:4:::\n",               /* broker is agentd */
+		AM "h:x:9:2:::\nv0:x:3:3:::\nv1:x:4:4:::\n",               /* has vmmon's group */
+		AM "h:x:0:9:::\nv0:x:3:3:::\nv1:x:4:4:::\n",               /* is root */
+		"a:x:1:1:::\nm:x:1:2:::\n" H "v0:x:3:3:::\nv1:x:4:4:::\n", /* peers alike */
 	};
 	struct config a;
 
 	(void)state;
-	assert_int_equal(load_accounts("a:x:1:1:::\nm:x:2:2:::\nv0:x:3:3:::\nv1:x:4:5:::\n", &a),
-			 0);
+	assert_int_equal(load_accounts(AM H "v0:x:3:3:::\nv1:x:4:5:::\n", &a), 0);
 	assert_int_equal(a.setup.users[1].uid, 4);
 	assert_int_equal(a.setup.users[1].gid, 5);
 	for (size_t i = 0; i < ARRAY_LEN(bad); i++)
@@ -170,7 +181,7 @@ static void test_beneath(void **state)
 	sub = vmdir_open(dirfd_, "sub");
 	assert_true(sub >= 0);
 	assert_int_equal(symlinkat("/etc/passwd", sub, "disk.img"), 0);
-	assert_true(vmdir_open_file(sub, "disk.img", O_RDONLY) < 0);
+	assert_true(vmdir_open_file(sub, "disk.img", O_RDONLY, 0) < 0);
 	assert_int_equal(vmdir_remove(dirfd_, "sub"), 0);
 	assert_int_equal(vmdir_remove(dirfd_, "sub"), 0); /* gone is fine */
 }
@@ -183,15 +194,16 @@ static void test_open_file(void **state)
 	if (geteuid() != 0)
 		skip();
 	put_file(dirfd_, "owned", "x");
-	fd = vmdir_open_file(dirfd_, "owned", O_RDONLY);
+	assert_int_equal(vmdir_open_file(dirfd_, "owned", O_RDONLY, 65534), -EPERM);
+	fd = vmdir_open_file(dirfd_, "owned", O_RDONLY, 0);
 	assert_true(fd >= 0);
 	assert_int_equal(linkat(dirfd_, "owned", dirfd_, "second", 0), 0);
-	assert_int_equal(vmdir_open_file(dirfd_, "owned", O_RDONLY), -EPERM);
+	assert_int_equal(vmdir_open_file(dirfd_, "owned", O_RDONLY, 0), -EPERM);
 	assert_int_equal(unlinkat(dirfd_, "second", 0), 0);
 	assert_int_equal(fchown(fd, 65534, 65534), 0);
-	assert_int_equal(vmdir_open_file(dirfd_, "owned", O_RDONLY), -EPERM);
+	assert_int_equal(vmdir_open_file(dirfd_, "owned", O_RDONLY, 0), -EPERM);
 	assert_int_equal(mkfifoat(dirfd_, "fifo", 0600), 0);
-	assert_int_equal(vmdir_open_file(dirfd_, "fifo", O_RDONLY), -EPERM);
+	assert_int_equal(vmdir_open_file(dirfd_, "fifo", O_RDONLY, 0), -EPERM);
 }
 
 static void test_trusted(void **state)
@@ -244,9 +256,52 @@ static void test_image(void **state)
 	close_roles(fds);
 }
 
+/* A disk that is removed goes at once as a name, and bit by bit as space. */
+static void test_forget(void **state)
+{
+	static struct broker b;
+	_cleanup_close_ int dir_fd = -EBADF, disk = -EBADF;
+	const off_t size = (96 << 20) + 5;
+	struct stat st;
+	int steps = 0;
+
+	(void)state;
+	b.vms_fd = dirfd_;
+	assert_int_equal(mkdirat(dirfd_, "vm-2", 0700), 0);
+	dir_fd = vmdir_open(dirfd_, "vm-2");
+	disk = openat(dir_fd, "disk.qcow2", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	assert_int_equal(ftruncate(disk, size), 0);
+	assert_int_equal(vmdir_forget(&b, "vm-2"), 0);
+	assert_int_equal(vmdir_open(dirfd_, "vm-2"), -ENOENT);
+	for (off_t before = size; vmdir_free_some(&b); steps++) {
+		assert_int_equal(fstat(disk, &st), 0);
+		assert_true(st.st_size < before || steps == 3);
+		before = st.st_size;
+	}
+	assert_int_equal(steps, 4);
+	assert_int_equal(vmdir_forget(&b, "vm-2"), 0);
+	assert_false(vmdir_free_some(&b));
+}
+
+static void test_accel_file(void **state)
+{
+	const struct accel_record rec = {.basis = "host", .accel = 1}, other = {.basis = "x"};
+	_cleanup_close_ int fd = memfd_create("accel", MFD_CLOEXEC);
+	struct accel_record got = {0};
+
+	(void)state;
+	assert_int_equal(record_get(fd, "accel", &got, sizeof(got)), -EBADMSG);
+	assert_int_equal(record_put(fd, "accel", &other, sizeof(other)), 0);
+	assert_int_equal(record_put(fd, "accel", &rec, sizeof(rec)), 0);
+	assert_int_equal(record_get(fd, "accel", &got, sizeof(got)), 0);
+	assert_memory_equal(&got, &rec, sizeof(rec));
+	assert_int_equal(pwrite(fd, "y", 1, 40), 1);
+	assert_int_equal(record_get(fd, "accel", &got, sizeof(got)), -EBADMSG);
+}
+
 static void test_seed(void **state)
 {
-	static struct helper h;
+	static struct broker broker;
 	struct vm vm = {.name = "vm-1"};
 	_cleanup_close_ int a = fd_memfd_sealed("a", "seed-a", 6), b = fd_memfd_sealed("b", "x", 1);
 	_cleanup_close_ int same = fd_memfd_sealed("c", "seed-a", 6);
@@ -254,14 +309,14 @@ static void test_seed(void **state)
 	(void)state;
 	if (geteuid() != 0)
 		skip();
-	h.vms_fd = dirfd_;
-	assert_int_equal(vmdir_seed(&h, &vm, a, 6), -ENOENT); /* not prepared */
+	broker.vms_fd = dirfd_;
+	assert_int_equal(vmdir_seed(&broker, &vm, a, 6), -ENOENT); /* not prepared */
 	assert_int_equal(mkdirat(dirfd_, "vm-1", 0700), 0);
-	assert_int_equal(vmdir_seed(&h, &vm, a, 6), 0);
-	assert_int_equal(vmdir_seed(&h, &vm, same, 6), 0);
-	assert_int_equal(vmdir_seed(&h, &vm, b, 1), -EEXIST);
-	assert_int_equal(vmdir_seed(&h, &vm, a, 5), -EEXIST);
-	assert_int_equal(vmdir_seed(&h, &vm, a, 7), -EIO);
+	assert_int_equal(vmdir_seed(&broker, &vm, a, 6), 0);
+	assert_int_equal(vmdir_seed(&broker, &vm, same, 6), 0);
+	assert_int_equal(vmdir_seed(&broker, &vm, b, 1), -EEXIST);
+	assert_int_equal(vmdir_seed(&broker, &vm, a, 5), -EEXIST);
+	assert_int_equal(vmdir_seed(&broker, &vm, a, 7), -EIO);
 }
 
 static int remove_one(const char *path, const struct stat *st, int flag, struct FTW *ftw)
@@ -296,6 +351,7 @@ int main(void)
 		cmocka_unit_test(test_process),   cmocka_unit_test(test_beneath),
 		cmocka_unit_test(test_open_file), cmocka_unit_test(test_trusted),
 		cmocka_unit_test(test_image),     cmocka_unit_test(test_seed),
+		cmocka_unit_test(test_forget),    cmocka_unit_test(test_accel_file),
 	};
 
 	return cmocka_run_group_tests(tests, setup, teardown);

@@ -281,10 +281,10 @@ static void test_iommufd(void **state)
 		MACHINE,
 		"host,host-phys-bits=on,kvm=off",
 		"q35-pcihost.pci-hole64-size=64G",
-		"iommufd,id=iommufd0,fd=16",
+		"iommufd,id=iommufd0,fd=15",
 		PORT(0, 8),
-		"vfio-pci,id=gpu0-0,iommufd=iommufd0,fd=20,bus=port0,addr=0.0,multifunction=on",
-		"vfio-pci,id=gpu0-1,iommufd=iommufd0,fd=21,bus=port0,addr=0.1,rombar=0",
+		"vfio-pci,id=gpu0-0,iommufd=iommufd0,fd=19,bus=port0,addr=0.0,multifunction=on",
+		"vfio-pci,id=gpu0-1,iommufd=iommufd0,fd=20,bus=port0,addr=0.1,rombar=0",
 		NULL};
 	const struct machine m = {.window_bytes = 64 * GIB, .hole_bytes = 64 * GIB};
 	struct spawn_spec s = gpu_spec();

@@ -264,7 +264,8 @@ static const int spawners_only[] = {SYS_execve, SYS_execveat, SYS_fork,    SYS_v
 
 static bool is_spawner(void)
 {
-	return strstr(FILTER_LIST, "-spawn.allow") != NULL;
+	return strstr(FILTER_LIST, "-spawn.allow") != NULL ||
+	       strstr(FILTER_LIST, "/vfio-helper.allow") != NULL;
 }
 
 static void load(void)
