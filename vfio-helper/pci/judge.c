@@ -186,7 +186,8 @@ static void rule_busy(struct court *c, const struct gpu_part *part, const struct
 	const struct gpu_lease_ref *lease = gpu_lease_of(c->state, func->address);
 
 	if (lease) { /* whoever has it open now is the VM */
-		if (part->role == PROTO_ROLE_GPU)
+		/* An interrupted one is to be recovered, which rule_half() says. */
+		if (part->role == PROTO_ROLE_GPU && lease->complete)
 			against(c, PROTO_GPU_BUSY, func, "leased to VM %s", lease->vm);
 		return;
 	}
