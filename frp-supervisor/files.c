@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The record of a running frpc, for the supervisor's successor.
+ * Files of the run directory.
  * Trust: runs in frp-supervisor; reads its own files and /proc.
  */
+#include "frp-supervisor/files.h"
+
 #include "common/conf.h"
 #include "common/fd.h"
-#include "frp-supervisor/supervisor.h"
 
 #include <fcntl.h>
 
@@ -28,6 +29,24 @@ static const struct conf_key record_keys[] = {
 	{.name = "version", .type = CONF_TEXT, CONF_MEMBER(struct run_record, version)},
 };
 
+int files_replace(int dirfd, const char *name, const void *data, size_t len)
+{
+	_cleanup_close_ int fd = -EBADF;
+	char temporary[64];
+	int r;
+
+	(void)snprintf(temporary, sizeof(temporary), ".%s.new", name);
+	fd = openat(dirfd, temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (fd < 0)
+		return -errno;
+	r = fd_write_all(fd, data, len);
+	if (r == 0 && renameat(dirfd, temporary, dirfd, name) < 0)
+		r = -errno;
+	if (r < 0)
+		(void)unlinkat(dirfd, temporary, 0);
+	return r;
+}
+
 int files_write_record(int run_fd, const struct run_record *record)
 {
 	char text[512];
@@ -36,7 +55,7 @@ int files_write_record(int run_fd, const struct run_record *record)
 			   "version = %s\n",
 			   record->pid, record->start, record->port, record->password,
 			   record->digest, record->version);
-	int r = fd_replace_file(run_fd, RECORD_NAME, text, (size_t)len, 0600);
+	int r = files_replace(run_fd, RECORD_NAME, text, (size_t)len);
 
 	explicit_bzero(text, sizeof(text));
 	return r;

@@ -132,7 +132,7 @@ static void start(struct supervisor *s)
 			r < 0 ? "no port is free for its admin API" : "out of memory");
 		return;
 	}
-	r = fd_replace_file(s->run_fd, SPAWN_CONFIG, text, strlen(text), 0600);
+	r = files_replace(s->run_fd, SPAWN_CONFIG, text, strlen(text));
 	if (r < 0) {
 		give_up(s, /* broken= */ false, "its configuration cannot be written");
 		return;

@@ -8,6 +8,7 @@
 #include "common/base.h"
 #include "common/server.h"
 #include "frp-supervisor/admin.h"
+#include "frp-supervisor/files.h"
 #include "frp-supervisor/render.h"
 #include "frp-supervisor/spawner/spawn.h"
 #include "frp-supervisor/wanted.h"
@@ -124,18 +125,3 @@ void tell_set(struct tunnel *tunnel, enum proto_proxy_state state, const char *d
 void tell(struct supervisor *s);
 /* Tells everything soon: somebody new listens. */
 void tell_again(struct supervisor *s);
-
-/* files.c: what outlives the supervisor. */
-struct run_record {
-	uint32_t pid;
-	char start[24]; /* clock ticks since boot, from /proc/PID/stat */
-	uint32_t port;
-	char password[RENDER_PASSWORD_SIZE];
-	char digest[RENDER_DIGEST_SIZE];
-	char version[24];
-};
-int files_write_record(int run_fd, const struct run_record *record);
-int files_read_record(const char *run_dir, struct run_record *ret_record);
-void files_drop_record(int run_fd);
-/* When the process @pid was started, as text; -ESRCH when there is none. */
-int files_start_time(pid_t pid, char ret_start[static 24]);

@@ -6,6 +6,7 @@
 #include "frp-supervisor/wanted.h"
 
 #include "common/fd.h"
+#include "frp-supervisor/files.h"
 
 #define FILE_NAME "wanted"
 #define FILE_MAX  (8 * 1024)
@@ -239,7 +240,7 @@ int wanted_save(const struct wanted *w, int dirfd)
 			req.proxies[j] = w->owners[i].tunnels[j].proxy;
 		len += put(buf + len, OP_FRP_SET, &req);
 	}
-	r = fd_replace_file(dirfd, FILE_NAME, buf, len, 0600);
+	r = files_replace(dirfd, FILE_NAME, buf, len);
 	explicit_bzero(buf, sizeof(buf));
 	return r;
 }

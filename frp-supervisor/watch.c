@@ -215,7 +215,7 @@ void watch_refresh(struct supervisor *s)
 		life_stop(s, ""); /* it reads that part at its start only */
 		return;
 	}
-	r = fd_replace_file(s->run_fd, SPAWN_CONFIG, text, strlen(text), 0600);
+	r = files_replace(s->run_fd, SPAWN_CONFIG, text, strlen(text));
 	if (r < 0) {
 		log_event(LOG_ERR, "frpc's configuration cannot be written", LOG_ERRNO(r));
 		return;
