@@ -25,7 +25,7 @@ TOP = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(TOP / "tests/abuse"))
 from wire import CONST, EVENT, HEADER, OPS, REPLY, STATUS  # noqa: E402
 
-AGENTD, CTL = sys.argv[1:3]
+AGENTD, CTL = (os.path.abspath(program) for program in sys.argv[1:3])
 REASONS = ["rentable", "no_iommu", "boot_display", "virtualised", "not_viable", "reserved", "busy",
            "quarantined", "half_bound"]
 PCI_IDS = "10de  NVIDIA Corporation\n\t2204  GA102 [GeForce RTX 3090]\n"

@@ -4,10 +4,12 @@
  * understood, and what agentd chooses or allows is just what vfio-bind would take. Trust: test.
  */
 #include "agentd/gpus.h"
-#include "tests/unit/bind-rig.h"
+#include "vfio-helper/bind/act.h"
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
 
 #define BOARD_MAX (64 * 1024)
 
@@ -96,28 +98,86 @@ static void check_verdicts(const struct gpus *gpus, const struct view *view)
 	expect(n == gpus->n, "another number of GPUs");
 }
 
-static void check_board(const char *text)
+/* A directory below the scratch one, made if it is not there. */
+static int open_below(const char *scratch, const char *name)
 {
+	char path[128];
+	int fd;
+
+	(void)snprintf(path, sizeof(path), "%s/%s", scratch, name);
+	expect(mkdir(path, 0700) == 0 || errno == EEXIST, "no directory");
+	fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	expect(fd >= 0, "cannot open a directory");
+	return fd;
+}
+
+static void run(const char *const argv[])
+{
+	int status;
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		(void)execvp(argv[0], (char *const *)argv);
+		_exit(127);
+	}
+	expect(waitpid(pid, &status, 0) == pid && status == 0, argv[0]);
+}
+
+/* A machine with nothing but the sysfs tree of @text: no process, no record. */
+static void make_machine(const char *scratch, const char *text, struct bind_env *ret_env)
+{
+	_cleanup_close_ int dir = open(scratch, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	char board[128], sysfs[128];
+	struct config config;
+	struct err why = {0};
+
+	(void)snprintf(board, sizeof(board), "%s/board", scratch);
+	(void)snprintf(sysfs, sizeof(sysfs), "%s/sys", scratch);
+	expect(fd_replace_file(dir, "board", text, strlen(text), 0600) == 0, "cannot be written");
+	run((const char *const[]){"rm", "-rf", sysfs, NULL});
+	run((const char *const[]){"python3", FAKE_SYSFS, board, sysfs, NULL});
+	expect(config_load(NULL, &config, &why) == 0, why.text);
+	(void)strcpy(config.gpu.vendors, "10de, 1002, 8086");
+	*ret_env = (struct bind_env){
+		.keys = config.gpu,
+		.max_vms = PROTO_MAX_VMS,
+		.sysfs_fd = open_below(scratch, "sys"),
+		.proc_fd = open_below(scratch, "proc"),
+		.state_fd = open_below(scratch, "state"),
+		.dev_fd = -EBADF,
+		.services_fd = -EBADF,
+		.lock_fd = -EBADF,
+	};
+	expect(gpu_policy_parse(&ret_env->keys, &ret_env->policy, &why) == 0, why.text);
+}
+
+static void machine_close(struct bind_env *env)
+{
+	env->sysfs_fd = safe_close(env->sysfs_fd);
+	env->proc_fd = safe_close(env->proc_fd);
+	env->state_fd = safe_close(env->state_fd);
+}
+
+static void check_board(const char *scratch, const char *text)
+{
+	_cleanup_(machine_close) struct bind_env env;
 	_cleanup_(gpus_done) struct gpus gpus = {0};
 	_cleanup_(view_done) struct view view = {0};
-	struct bind_answer ans;
+	struct bind_answer ans = {0};
 	struct fdlist fds = {0};
 	struct gpu_list_rep rep;
 	struct err why = {0};
 	int fd = -EBADF;
 
-	machine_make(text);
-	(void)strcpy(machine_env.keys.vendors, "10de, 1002, 8086");
-	expect(gpu_policy_parse(&machine_env.keys, &machine_env.policy, &why) == 0, why.text);
-	expect(machine_act(BIND_LIST, "", NULL, &ans, &fd) == PROTO_OK, "no list");
+	make_machine(scratch, text, &env);
+	expect(act_list(&env, &ans, &fd, &why) == PROTO_OK, "no list");
 	expect(fdlist_add(&fds, fd) == 0, "no descriptor");
 	rep = (struct gpu_list_rep){ans.done, ans.list_bytes};
 	expect(gpus_receive(&rep, &fds, &gpus, &why) == 0, why.text);
-	expect(view_load(&machine_env, "", &view, &why) == 0, why.text);
+	expect(view_load(&env, "", &view, &why) == 0, why.text);
 	check_verdicts(&gpus, &view);
 	check_sets(&gpus, &view);
 	check_counts(&gpus, &view);
-	machine_done();
 }
 
 /* The description: what stands before the first line in brackets. */
@@ -135,11 +195,12 @@ static void read_board(int dirfd, const char *name, char text[static BOARD_MAX])
 int main(int argc, char *argv[])
 {
 	static char text[BOARD_MAX];
+	char scratch[] = "/tmp/test-agentd-boards-XXXXXX";
 	DIR *dir = argc == 2 ? opendir(argv[1]) : NULL;
 	struct dirent *entry;
 	unsigned int n = 0;
 
-	if (!dir)
+	if (!dir || !mkdtemp(scratch))
 		return 2;
 	while ((entry = readdir(dir))) {
 		const char *dot = strrchr(entry->d_name, '.');
@@ -148,10 +209,11 @@ int main(int argc, char *argv[])
 			continue;
 		board_name = entry->d_name;
 		read_board(dirfd(dir), entry->d_name, text);
-		check_board(text);
+		check_board(scratch, text);
 		n++;
 	}
 	(void)closedir(dir);
+	run((const char *const[]){"rm", "-rf", scratch, NULL});
 	printf("%u boards\n", n);
 	return n > 0 ? 0 : 1;
 }
