@@ -127,24 +127,36 @@ static uint32_t random_number(void)
 	return getrandom(&value, sizeof(value), 0) == (ssize_t)sizeof(value) ? value : 0;
 }
 
+static int grant_remote(const struct ports_remote *remote, const struct port_tunnel *mine, size_t n,
+			struct err *reterr)
+{
+	/* At the server agentd's own ports are numbers like others, but for its own one. */
+	uint16_t low = remote->proto == PORT_TCP ? ranges[PORT_TCP].low : ranges[PORT_TCP].high + 1;
+	uint16_t high = ranges[remote->proto].high;
+
+	if (remote->wish < low || remote->wish > high)
+		return err_set(reterr, -ERANGE,
+			       "ports: port %u at the server is outside %u to %u, which %s has",
+			       remote->wish, low, high, remote->proto == PORT_TCP ? "tcp" : "http");
+	if (mine_has(mine, n, remote->proto, remote->wish) ||
+	    remote->taken(remote->ctx, remote->wish))
+		return err_set(reterr, -EADDRINUSE, "ports: port %u at the server is taken",
+			       remote->wish);
+	return 0;
+}
+
 int ports_choose_remote(const struct ports_remote *remote, const struct port_tunnel *mine, size_t n,
 			uint16_t *ret_port, struct err *reterr)
 {
 	uint32_t low = ranges[remote->proto].low, span = ranges[remote->proto].high - low + 1u;
-	uint32_t start = remote->first >= low ? remote->first - low : random_number();
+	uint32_t start = remote->first >= low ? remote->first - low : random_number() % span;
 
-	if (remote->wish != 0 && (remote->wish < low || remote->wish >= low + span))
-		return err_set(reterr, -ERANGE,
-			       "ports: port %u at the server is outside %u to %u, which %s has",
-			       remote->wish, low, low + span - 1,
-			       remote->proto == PORT_TCP ? "tcp" : "http");
 	if (remote->wish != 0) {
-		if (mine_has(mine, n, remote->proto, remote->wish) ||
-		    remote->taken(remote->ctx, remote->wish))
-			return err_set(reterr, -EADDRINUSE, "ports: port %u at the server is taken",
-				       remote->wish);
-		*ret_port = remote->wish;
-		return 0;
+		int r = grant_remote(remote, mine, n, reterr);
+
+		if (r == 0)
+			*ret_port = remote->wish;
+		return r;
 	}
 	for (uint32_t i = 0; i < span; i++) {
 		uint16_t port = (uint16_t)(low + (start + i) % span);

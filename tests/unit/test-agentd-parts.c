@@ -201,6 +201,45 @@ static void test_ports(void **state)
 	assert_int_equal(ports_allocate(wanted + 1, 1, &host, ports, &why), -ENOSPC);
 }
 
+static void test_ports_at_the_server(void **state)
+{
+	uint16_t taken[] = {10005, 20000, 20002, 0};
+	struct ports_remote remote = {
+		.proto = PORT_HTTP, .first = 20000, .taken = some_taken, .ctx = taken};
+	const struct port_tunnel mine[] = {{.remote = 20001}, {.remote = 10006, .tcp = true}};
+	uint16_t port = 0;
+	struct err why;
+
+	(void)state;
+	assert_int_equal(ports_choose_remote(&remote, mine, 2, &port, &why), 0);
+	assert_int_equal(port, 20003); /* two are taken, one is ours */
+	remote.first = 10006;          /* below the range: anywhere in it */
+	assert_int_equal(ports_choose_remote(&remote, mine, 2, &port, &why), 0);
+	assert_true(port > 15000);
+	remote.proto = PORT_TCP;
+	remote.first = 10005;
+	assert_int_equal(ports_choose_remote(&remote, mine, 2, &port, &why), 0);
+	assert_int_equal(port, 10007);
+	remote.first = 0;
+	for (int i = 0; i < 200; i++) {
+		assert_int_equal(ports_choose_remote(&remote, mine, 2, &port, &why), 0);
+		assert_true(ports_is_tcp(port) && port != 10005 && port != 10006);
+	}
+	remote.wish = 20001; /* a number of the other protocol's range */
+	assert_int_equal(ports_choose_remote(&remote, mine, 2, &port, &why), -ERANGE);
+	assert_non_null(strstr(why.text, "10000 to 15000"));
+	remote.wish = 10006;
+	assert_int_equal(ports_choose_remote(&remote, mine, 2, &port, &why), -EADDRINUSE);
+	remote.proto = PORT_HTTP;
+	remote.wish = 15000;
+	assert_int_equal(ports_choose_remote(&remote, mine, 2, &port, &why), -ERANGE);
+	remote.wish = 20000;
+	assert_int_equal(ports_choose_remote(&remote, mine, 2, &port, &why), -EADDRINUSE);
+	remote.wish = 15001;
+	assert_int_equal(ports_choose_remote(&remote, mine, 2, &port, &why), 0);
+	assert_int_equal(port, 15001);
+}
+
 static void test_port_in_use(void **state)
 {
 	struct sockaddr_in sin = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
@@ -392,11 +431,17 @@ static void test_nothing_secret_is_shown(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_config),       cmocka_unit_test(test_environment),
-		cmocka_unit_test(test_auth),         cmocka_unit_test(test_ports),
-		cmocka_unit_test(test_port_in_use),  cmocka_unit_test(test_routes),
-		cmocka_unit_test(test_route_table),  cmocka_unit_test(test_orders),
-		cmocka_unit_test(test_status_words), cmocka_unit_test(test_nothing_secret_is_shown),
+		cmocka_unit_test(test_config),
+		cmocka_unit_test(test_environment),
+		cmocka_unit_test(test_auth),
+		cmocka_unit_test(test_ports),
+		cmocka_unit_test(test_ports_at_the_server),
+		cmocka_unit_test(test_port_in_use),
+		cmocka_unit_test(test_routes),
+		cmocka_unit_test(test_route_table),
+		cmocka_unit_test(test_orders),
+		cmocka_unit_test(test_status_words),
+		cmocka_unit_test(test_nothing_secret_is_shown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
