@@ -352,7 +352,7 @@ static void check_systemd(const struct check_env *env, struct check_report *repo
 
 static void check_users(const struct check_env *env, struct check_report *report)
 {
-	static const char *const users[] = {"qudata", "qudata-mon", "qudata-frp"};
+	static const char *const users[] = {"qudata", "qudata-helper", "qudata-mon", "qudata-frp"};
 	char missing[160] = "", name[24];
 	size_t slots = 0;
 

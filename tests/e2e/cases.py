@@ -198,6 +198,7 @@ def bad_requests_name_the_field(s):
 
 def host_without_gpus(s):
     """No IOMMU here: nothing is for rent, and everybody is told so in their own words."""
+    wait_for("vfio-helper is connected", lambda: s.get("/v1/host").data["peers"]["vfio-helper"]["connected"])
     assert [g for g in s.get("/v1/gpus").data["gpus"] if g["verdict"] == "rentable"] == []
     assert s.tcp("GET", "/v1/gpus", secret=s.secret).status == 403
     assert s.tcp("POST", "/v1/gpus/recover", {}, s.secret).status == 403

@@ -178,7 +178,7 @@ static void test_empty_host(void **state)
 	expect(h, "userns", CHECK_FAIL, "no user namespaces");
 	expect(h, "cgroup", CHECK_WARN, "no pure cgroup v2");
 	expect(h, "systemd", CHECK_INFO, "not the service manager");
-	expect(h, "users", CHECK_WARN, "qudata qudata-mon qudata-frp qudata-vm0");
+	expect(h, "users", CHECK_WARN, "qudata qudata-helper qudata-mon qudata-frp qudata-vm0");
 	expect(h, "socket", CHECK_WARN, "does not exist");
 	expect(h, "agent", CHECK_INFO, "does not answer");
 }
