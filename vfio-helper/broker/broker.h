@@ -228,7 +228,8 @@ struct broker {
 	struct vm vms[PROTO_MAX_VMS];
 	struct act acts[ACT_MAX];
 	struct doomed doomed[PROTO_MAX_VMS];
-	int epoll_fd, listen_fd;                /* owned */
+	bool recover;            /* the look at interrupted binds at the start is still to come */
+	int epoll_fd, listen_fd; /* owned */
 	int vms_fd, run_fd, image_fd, accel_fd; /* owned */
 	struct watch listen_watch, monitor_watch;
 	struct watch peer_watches[SERVER_MAX_PEERS];

@@ -186,15 +186,27 @@ int on_gpu_recover(struct broker *b, struct peer *peer, const struct gpu_recover
 	return status == PROTO_OK ? PROTO_DEFERRED : (int)status;
 }
 
-void gpu_recover_all(struct broker *b)
+/* The pass of the start, once no VM that had ended holds devices any more. */
+static void recover_when_revoked(struct broker *b)
 {
 	const struct bind_request ask = {.version = BIND_VERSION, .act = BIND_RECOVER};
 
+	if (!b->recover)
+		return;
+	for (size_t i = 0; i < PROTO_MAX_VMS; i++)
+		if (b->vms[i].name[0] != '\0' && b->vms[i].phase == VM_REVOKING)
+			return;
+	b->recover = false;
+	(void)act_start(b, &ask, NULL, on_recovered);
+}
+
+void gpu_recover_all(struct broker *b)
+{
+	b->recover = b->setup.gpus;
 	for (size_t i = 0; i < PROTO_MAX_VMS; i++)
 		if (b->vms[i].name[0] != '\0' && b->vms[i].phase == VM_REVOKING)
 			gpu_revoke(b, &b->vms[i]);
-	if (b->setup.gpus)
-		(void)act_start(b, &ask, NULL, on_recovered);
+	recover_when_revoked(b);
 }
 
 /* ---- a VM's run: from VM_START to its end ---- */
@@ -240,6 +252,7 @@ static void on_revoked(struct broker *b, struct act *a, const struct bind_answer
 	record(b, a, answer, "gpu-revoke", "gpu-revoke-failed");
 	if (vm && vm->phase == VM_REVOKING)
 		vm_revoked(b, vm);
+	recover_when_revoked(b);
 }
 
 void gpu_revoke(struct broker *b, struct vm *vm)
