@@ -393,15 +393,17 @@ void tunnels_gone(struct agentd *a)
 /* Somebody else has that port at the server: another one, if nobody has asked for this very one. */
 static void move(struct agentd *a, struct instance *inst, size_t i)
 {
-	struct port_tunnel *tunnel = &inst->tunnels[i], before = *tunnel;
+	struct port_tunnel *tunnel = &inst->tunnels[i];
+	uint16_t before = tunnel->remote;
 
-	if (tunnel->fixed || choose_one(a, inst, i, 0, NULL) < 0 ||
-	    tunnel->remote == before.remote || store_save(a->store_fd, inst) < 0) {
-		*tunnel = before;
+	if (tunnel->fixed || choose_one(a, inst, i, 0, NULL) < 0 || tunnel->remote == before)
+		return;
+	if (store_save(a->store_fd, inst) < 0) {
+		tunnel->remote = before;
 		return;
 	}
 	log_event(LOG_NOTICE, "port at the server is taken, another one is tried",
-		  LOG_STR("INSTANCE", inst->id), LOG_NUM("PORT", before.remote),
+		  LOG_STR("INSTANCE", inst->id), LOG_NUM("PORT", before),
 		  LOG_NUM("NEXT", tunnel->remote));
 	tunnel->state = PROTO_PROXY_WAITING;
 	inst->tunnels_told = false;
