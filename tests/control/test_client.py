@@ -18,7 +18,7 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import plane as simulated  # noqa: E402
 
-PROGRAM = sys.argv[1]
+PROGRAM = os.path.abspath(sys.argv[1])
 SETUP, HOST, STATS, STATE, INIT = range(1, 6)
 CONNECTING, UP, DOWN, REFUSED = range(4)
 UNKNOWN = 0xFFFFFFFF
