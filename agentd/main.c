@@ -105,16 +105,15 @@ static int open_tcp(struct agentd *a, struct start *start, struct err *reterr)
 
 static int open_ctl(struct agentd *a, struct start *start, struct err *reterr)
 {
-	int fd = notify_listen_fd("ctl", SOCK_STREAM);
+	const struct ipc_place place = {.name = "ctl",
+					.path = a->config.ctl_socket,
+					.type = SOCK_STREAM,
+					.mode = 0660,
+					.uid = IPC_KEEP_UID,
+					.gid = IPC_KEEP_GID};
 
-	if (fd == -ENOENT)
-		fd = ipc_listen(a->config.ctl_socket, SOCK_STREAM, 0660, IPC_KEEP_GID, reterr);
-	else if (fd < 0)
-		return err_errno(reterr, fd, "the passed socket `ctl` is of no use");
-	if (fd < 0)
-		return fd;
-	start->ctl_fd = fd;
-	return 0;
+	start->ctl_fd = ipc_take(&place, reterr);
+	return start->ctl_fd < 0 ? start->ctl_fd : 0;
 }
 
 static void on_work(evutil_socket_t fd, short what, void *arg)

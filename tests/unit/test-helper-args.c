@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the spawner and vm-launch accept, and what command lines come of it.
+ * What vfio-helper and vm-launch accept, and what command lines come of it.
  * Trust: runs in tests only.
  */
 #include "common/fd.h"

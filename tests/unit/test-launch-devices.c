@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Devices of a start: what the spawner and vm-launch refuse, and the exact words that QEMU gets.
+ * Devices of a start: what vfio-helper and vm-launch refuse, and the exact words that QEMU gets.
  * Trust: runs in tests only.
  */
 #include "vfio-helper/launch/launch.h"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * vm-launch: the one program that the spawner execs, as the VM's user. It turns a fixed-size spec
+ * vm-launch: the one program that vfio-helper execs as a VM's user. It turns a fixed-size spec
  * into a command line and becomes QEMU, passt or qemu-img.
  */
 #pragma once

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * vm-launch: takes the spec from its descriptor, waits at the gate, becomes the program.
- * Trust: runs as a VM's user, started by the spawner; reads a sealed struct, root's
+ * Trust: runs as a VM's user, started by vfio-helper; reads a sealed struct, root's
  * image.conf and firmware, sysfs and, from the gate, one byte of the helper.
  */
 #include "vfio-helper/launch/launch.h"
@@ -124,7 +124,7 @@ int main(void)
 		give_up("started as root", -EPERM);
 	r = take_launch(&launch);
 	if (r < 0)
-		give_up("no spec of the spawner's", r);
+		give_up("no spec of vfio-helper's", r);
 	take_image(&launch, &image);
 	take_machine(&launch.spec, &launch.setup, &machine);
 	r = spec_args(&launch.spec, &launch.setup, &image, &machine, &args);
