@@ -82,29 +82,3 @@ void files_drop_record(int run_fd)
 {
 	(void)unlinkat(run_fd, RECORD_NAME, 0);
 }
-
-int files_start_time(pid_t pid, char ret_start[static 24])
-{
-	char path[64], text[1024];
-	_cleanup_close_ int fd = -EBADF;
-	char *p;
-	ssize_t n;
-
-	(void)snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return -ESRCH;
-	n = fd_read_text(fd, text, sizeof(text));
-	p = n > 0 ? strrchr(text, ')') : NULL; /* a program's name may hold anything */
-	/* The third field comes next; the start time is the 22nd. */
-	for (int field = 2; p && field < 22; field++)
-		p = strchr(p + 1, ' ');
-	if (!p)
-		return -ESRCH;
-	p++;
-	n = (ssize_t)strspn(p, "0123456789");
-	if (n == 0 || n >= 24)
-		return -ESRCH;
-	(void)snprintf(ret_start, 24, "%.*s", (int)n, p);
-	return 0;
-}

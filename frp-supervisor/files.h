@@ -7,6 +7,7 @@
 
 #include "common/base.h"
 #include "frp-supervisor/render.h"
+#include "frp-supervisor/spawner/spawn.h"
 
 #include <sys/types.h>
 
@@ -19,7 +20,7 @@ int files_replace(int dirfd, const char *name, const void *data, size_t len);
 /* A running frpc, for the supervisor's successor. */
 struct run_record {
 	uint32_t pid;
-	char start[24]; /* clock ticks since boot, from /proc/PID/stat */
+	char start[SPAWN_TIME_SIZE]; /* see spawn_start_time() */
 	uint32_t port;
 	char password[RENDER_PASSWORD_SIZE];
 	char digest[RENDER_DIGEST_SIZE];
@@ -30,6 +31,3 @@ int files_write_record(int run_fd, const struct run_record *record);
 /* Returns 0 when there is one and it makes sense, else a negative errno. */
 int files_read_record(const char *run_dir, struct run_record *ret_record);
 void files_drop_record(int run_fd);
-
-/* When the process @pid was started, as text; -ESRCH when there is none. */
-int files_start_time(pid_t pid, char ret_start[static 24]);

@@ -197,31 +197,34 @@ static int follow(struct supervisor *s, pid_t pid, int pidfd)
 	return 0;
 }
 
-static int write_record(struct supervisor *s)
+static int write_record(struct supervisor *s, const char *start_time)
 {
 	struct run_record record = {.pid = (uint32_t)s->frpc.pid, .port = s->frpc.admin.port};
-	int r = files_start_time(s->frpc.pid, record.start);
+	int r;
 
+	(void)snprintf(record.start, sizeof(record.start), "%.23s", start_time);
 	memcpy(record.password, s->frpc.admin.password, sizeof(record.password));
 	memcpy(record.digest, s->frpc.digest, sizeof(record.digest));
 	memcpy(record.version, s->frpc.version, sizeof(record.version));
-	if (r == 0)
-		r = files_write_record(s->run_fd, &record);
+	r = files_write_record(s->run_fd, &record);
+	if (r < 0)
+		log_event(LOG_ERR, "frpc's record cannot be written", LOG_ERRNO(r));
 	explicit_bzero(&record, sizeof(record));
 	return r;
 }
 
 static void on_started(struct supervisor *s, const struct spawn_answer *answer, struct fdlist *fds)
 {
-	_cleanup_close_ int pidfd = fdlist_take(fds), gate = fdlist_take(fds);
-	int r = answer->result > 0 && gate >= 0 ? 0 : -EIO;
+	_cleanup_close_ int gate = fdlist_take(fds), pidfd = fdlist_take(fds);
+	int r = answer->result > 0 && pidfd >= 0 ? 0 : MIN_OF(answer->result, -1);
+	char why[SUPERVISOR_DETAIL_MAX];
 
 	if (s->frpc.phase != FRPC_SPAWNING)
 		return;
 	if (r == 0)
 		r = follow(s, answer->result, TAKE_FD(pidfd));
 	if (r == 0)
-		r = write_record(s);
+		r = write_record(s, answer->text);
 	/* Without this byte it ends by itself, and is seen to. */
 	if (r == 0 && write(gate, "G", 1) == 1) {
 		s->frpc.starts++;
@@ -231,7 +234,9 @@ static void on_started(struct supervisor *s, const struct spawn_answer *answer, 
 		watch_begin(s);
 		tell(s);
 	} else if (s->frpc.phase != FRPC_UP) {
-		give_up(s, /* broken= */ false, "its process cannot be made");
+		(void)snprintf(why, sizeof(why), "its process cannot be made: %.60s",
+			       log_errno_text(r));
+		give_up(s, /* broken= */ false, why);
 	}
 	life_kick(s);
 }
@@ -374,15 +379,14 @@ void life_adopt(struct supervisor *s)
 	struct pollfd ended = {.fd = -1, .events = POLLIN};
 	_cleanup_close_ int pidfd = -EBADF;
 	struct run_record record;
-	char start_time[24];
+	char start_time[SPAWN_TIME_SIZE];
 
 	if (files_read_record(s->config.run_dir, &record) < 0)
 		return;
-	/* First the descriptor, then the time: what the time was read of cannot be replaced then.
-	 */
+	/* First the descriptor, then the time: then it is the time of what the descriptor is of. */
 	pidfd = (int)syscall(SYS_pidfd_open, (pid_t)record.pid, 0);
 	ended.fd = pidfd;
-	if (pidfd < 0 || files_start_time((pid_t)record.pid, start_time) < 0 ||
+	if (pidfd < 0 || spawn_start_time((pid_t)record.pid, start_time) < 0 ||
 	    !STR_EQ(start_time, record.start) || poll(&ended, 1, 0) != 0) {
 		files_drop_record(s->run_fd);
 		return;
@@ -391,9 +395,9 @@ void life_adopt(struct supervisor *s)
 	memcpy(s->frpc.admin.password, record.password, sizeof(record.password));
 	memcpy(s->frpc.digest, record.digest, sizeof(record.digest));
 	memcpy(s->frpc.version, record.version, sizeof(record.version));
-	explicit_bzero(&record, sizeof(record));
-	s->watch.dirty =
-		true; /* it may not have heard the last wish; hearing it twice does no harm */
+	explicit_bzero(record.password, sizeof(record.password));
+	/* It may not have heard the last wish; hearing it twice does no harm. */
+	s->watch.dirty = true;
 	if (follow(s, (pid_t)record.pid, TAKE_FD(pidfd)) < 0)
 		return;
 	log_event(LOG_NOTICE, "frpc taken over", LOG_NUM("PID", s->frpc.pid));

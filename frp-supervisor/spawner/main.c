@@ -13,7 +13,6 @@
 #include "frpc.filter.h"
 
 #include <fcntl.h>
-#include <linux/sched.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
@@ -69,17 +68,22 @@ _noreturn_ static void become_frpc(char *const argv[], uint16_t admin_port)
 	give_up(frpc, -errno);
 }
 
-/* Waits for the supervisor's word that it has written down who we are: after a crash of it nothing
- * runs that nobody knows of. */
-_noreturn_ static void child_main(int log_fd, int gate_fd, uint16_t admin_port)
+/*
+ * Says when it was started, which nobody else can see before the exec under ProtectProc=, and waits
+ * for the supervisor's word that it has written down who we are: after a crash of it nothing runs
+ * that nobody knows of.
+ */
+_noreturn_ static void child_main(int log_fd, int gate_fd, int time_fd, uint16_t admin_port)
 {
 	static char name[] = "frpc", option[] = "-c";
-	char path[512], byte;
+	char path[512], start_time[SPAWN_TIME_SIZE] = "", byte;
 	char *const argv[] = {name, option, path, NULL};
 
 	(void)snprintf(path, sizeof(path), "%s/" SPAWN_CONFIG, run_dir);
 	need(setsid(), "session");
-	need(fcntl(gate_fd, F_DUPFD, 64), "gate"); /* out of the way of what is placed */
+	if (spawn_start_time(0, start_time) < 0 ||
+	    write(time_fd, start_time, sizeof(start_time)) != (ssize_t)sizeof(start_time))
+		give_up("start time", -EIO);
 	need(dup2(log_fd, STDOUT_FILENO), "stdout");
 	need(dup2(log_fd, STDERR_FILENO), "stderr");
 	if (gate_fd != SPAWN_GATE_FD)
@@ -103,13 +107,34 @@ static int open_log(void)
 	return fd < 0 ? -errno : fd;
 }
 
-static int start(const struct spawn_request *req, struct fdlist *fds)
+/* The child's word; anything else is the end of it. */
+static int read_time(int fd, char *text, size_t size)
 {
-	_cleanup_close_ int log_fd = open_log();
-	int gate[2], pidfd = -1;
-	struct clone_args how = {
-		.flags = CLONE_PIDFD, .pidfd = (uintptr_t)&pidfd, .exit_signal = SIGCHLD};
-	long pid;
+	struct pollfd wait = {.fd = fd, .events = POLLIN};
+
+	if (poll(&wait, 1, SPAWN_VERSION_S * 1000) != 1 || read(fd, text, size) <= 0)
+		return -EIO;
+	text[size - 1] = '\0';
+	return 0;
+}
+
+/* Not clone3(), which the unit's RestrictNamespaces= forbids. Nobody else reaps the child, so its
+ * number cannot be another process's when the descriptor is opened. */
+static int fork_child(int log_fd, int gate, int time_fd, uint16_t admin_port, int *ret_pidfd)
+{
+	pid_t pid = fork();
+
+	if (pid == 0)
+		child_main(log_fd, gate, time_fd, admin_port);
+	if (pid > 0)
+		*ret_pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+	return pid < 0 || *ret_pidfd < 0 ? -errno : pid;
+}
+
+static int start(const struct spawn_request *req, struct spawn_answer *answer, struct fdlist *fds)
+{
+	_cleanup_close_ int log_fd = open_log(), pidfd = -EBADF;
+	int gate[2], told[2], r;
 
 	if (req->admin_port == 0 || req->admin_port > UINT16_MAX)
 		return -EINVAL;
@@ -117,19 +142,21 @@ static int start(const struct spawn_request *req, struct fdlist *fds)
 		return log_fd;
 	if (pipe2(gate, O_CLOEXEC) < 0)
 		return -errno;
-	pid = syscall(SYS_clone3, &how, sizeof(how));
-	if (pid == 0)
-		child_main(log_fd, gate[0], (uint16_t)req->admin_port);
-	if (pid < 0)
-		pid = -errno;
-	(void)close(gate[0]);
-	if (pid < 0) {
-		(void)close(gate[1]);
-		return (int)pid;
+	fds->fds[fds->n++] = gate[1]; /* closed with the list: a child ends at the gate */
+	if (pipe2(told, O_CLOEXEC) < 0) {
+		r = -errno;
+	} else {
+		r = fork_child(log_fd, gate[0], told[1], (uint16_t)req->admin_port, &pidfd);
+		(void)close(told[1]);
+		if (r > 0 && read_time(told[0], answer->text, SPAWN_TIME_SIZE) < 0)
+			r = -EIO;
+		(void)close(told[0]);
 	}
-	(void)fdlist_add(fds, pidfd);
-	(void)fdlist_add(fds, gate[1]);
-	return (int)pid;
+	(void)close(gate[0]);
+	if (r > 0)
+		return fdlist_add(fds, TAKE_FD(pidfd)) < 0 ? -E2BIG : r;
+	fdlist_done(fds);
+	return r;
 }
 
 static void reap(pid_t pid, int options, struct spawn_answer *answer)
@@ -205,7 +232,7 @@ static int serve_one(void)
 	if (header.op == SPAWN_OP_VERSION)
 		answer.result = version(&answer);
 	else if (header.op == SPAWN_OP_START)
-		answer.result = start(&req, &fds);
+		answer.result = start(&req, &answer, &fds);
 	else if (header.op == SPAWN_OP_REAP)
 		reap(req.pid, WNOHANG, &answer);
 	else

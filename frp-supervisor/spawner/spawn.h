@@ -10,16 +10,19 @@
 #include "common/base.h"
 #include "common/err.h"
 
+#include <sys/types.h>
+
 #define SPAWN_FD        3
 #define SPAWN_GATE_FD   3           /* of frpc before it is frpc */
 #define SPAWN_CONFIG    "frpc.toml" /* in RUN_DIR */
 #define SPAWN_LOG       "frpc.log"  /* what frpc prints; the supervisor reads and cuts it */
 #define SPAWN_LOG_MAX   (4 * 1024 * 1024)
+#define SPAWN_TIME_SIZE 24
 #define SPAWN_VERSION_S 5 /* for `frpc --version` */
 
 enum spawn_op {
 	SPAWN_OP_VERSION = 1, /* answer: text */
-	SPAWN_OP_START,       /* answer: result is the pid; descriptors: pidfd, gate */
+	SPAWN_OP_START,       /* answer: result is the pid, text its start time; pidfd, gate */
 	SPAWN_OP_REAP,        /* answer: exit_kind, exit_code */
 };
 
@@ -44,6 +47,12 @@ struct spawn_config {
 
 /* client.c: starts frp-spawn, which lies beside this program. Returns its socket or an errno. */
 int spawner_start(const struct spawn_config *config, struct err *reterr);
+
+/*
+ * start_time.c: when the process @pid (0: this one) was started, in clock ticks since boot, as
+ * text. A negative errno when there is none, or none that we may see.
+ */
+int spawn_start_time(pid_t pid, char ret_start[static SPAWN_TIME_SIZE]);
 
 /* landlock.c, in frp-spawn: */
 struct confinement {

@@ -163,6 +163,7 @@ def survives(w):
         assert a.configure(w.port)["changed"] == 0
         assert a.set("vm2", (slow.port, 10009, 22, TCP))["changed"] == 0
         assert w.sup.frpc_pid() == pid and alive(pid)
+        assert f"frpc taken over PID={pid}" in w.sup.log()
     thread.join(40)
     assert done == [size], done
     assert w.by_name("tok-20000.example.org")[0] == 200
