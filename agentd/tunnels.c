@@ -6,70 +6,31 @@
 #include "agentd/tunnels.h"
 
 #include "agentd/agentd.h"
+#include "agentd/identity.h"
 #include "agentd/ports.h"
 #include "agentd/store.h"
 #include "common/log.h"
 
-#include <fcntl.h>
-#include <sys/random.h>
-#include <sys/stat.h>
-
-#define API_OWNER   "api"
-#define ID_FILE     "agent_id" /* a UUID; the control plane knows us by it, too */
-#define ASK_MS      10000
-#define RETRY_MS    5000
-#define UUID_FORMAT "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x"
+#define API_OWNER "api"
+#define ASK_MS    10000
+#define RETRY_MS  5000
 
 /* Start. */
-
-static int read_token(const char *path, char *token, size_t size, struct err *reterr)
-{
-	_cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
-	struct stat st;
-	ssize_t n;
-
-	if (fd < 0 || fstat(fd, &st) < 0)
-		return err_errno(reterr, -errno, "cannot read frp_token_file %s", path);
-	if (st.st_mode & 077)
-		return err_set(reterr, -EPERM, "%s can be read by others; chmod 0600 it", path);
-	n = fd_read_text(fd, token, size);
-	if (n < 0)
-		return err_errno(reterr, (int)n, "cannot read frp_token_file %s", path);
-	token[strcspn(token, "\r\n")] = '\0';
-	return 0;
-}
-
-static int make_id(int data_fd, char ret_text[static 40])
-{
-	uint8_t b[16];
-	char line[48];
-
-	if (getrandom(b, sizeof(b), 0) != (ssize_t)sizeof(b))
-		return -EIO;
-	b[6] = (uint8_t)((b[6] & 0x0f) | 0x40); /* version 4, random */
-	b[8] = (uint8_t)((b[8] & 0x3f) | 0x80);
-	(void)snprintf(ret_text, 40, UUID_FORMAT, b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7],
-		       b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]);
-	(void)snprintf(line, sizeof(line), "%s\n", ret_text);
-	return fd_replace_file(data_fd, ID_FILE, line, strlen(line), 0600);
-}
 
 /* The UUID without its dashes is a NAME. */
 static int read_id(int data_fd, char agent[static PROTO_NAME_SIZE], struct err *reterr)
 {
-	char text[64] = "", name[64];
+	char text[IDENTITY_SIZE], name[IDENTITY_SIZE];
 	size_t n = 0;
-	int r = 0;
+	int r = identity_load(data_fd, text, reterr);
 
-	if (fd_read_file(data_fd, ID_FILE, text, sizeof(text)) <= 0)
-		r = make_id(data_fd, text);
-	for (const char *p = text; *p && *p != '\n'; p++)
+	if (r < 0)
+		return r;
+	for (const char *p = text; *p; p++)
 		if (*p != '-')
 			name[n++] = *p;
 	name[n] = '\0';
-	if (r == 0)
-		r = proto_name_set(agent, name);
-	return r < 0 ? err_errno(reterr, r, "cannot read or make %s", ID_FILE) : 0;
+	return proto_name_set(agent, name);
 }
 
 int tunnels_open(struct tunnels *t, const struct agentd_config *config, int data_fd,
@@ -82,7 +43,8 @@ int tunnels_open(struct tunnels *t, const struct agentd_config *config, int data
 	if (config->frp_domain[0] == '\0')
 		return err_set(reterr, -EINVAL, "frp_server needs frp_domain, too");
 	if (config->frp_token_file[0] != '\0')
-		r = read_token(config->frp_token_file, t->token, sizeof(t->token), reterr);
+		r = identity_read_secret(config->frp_token_file, "the tunnels' token", t->token,
+					 sizeof(t->token), reterr);
 	if (r < 0)
 		return r;
 	t->on = true;
