@@ -24,6 +24,7 @@
 #define CAP_LAST         63
 #define FILE_LIMIT_SMALL (1024 * 1024)
 #define OOM_SCORE        "300"
+#define NOBODYS_UID      ((uid_t)-2) /* the highest there is */
 #define CAP_BIT(cap)     (UINT64_C(1) << (cap))
 /* What vfio-bind begins with; see bind.h. */
 #define BIND_CAPS                                                                                  \
@@ -103,16 +104,21 @@ static void bound_caps(uint64_t keep)
 			give_up("bounding set", -errno);
 }
 
-static void take_user(const struct account *user, gid_t group)
+static void take_ids(const struct account *user, uid_t real, gid_t group)
 {
 	struct err why;
 
 	bound_caps(0);
 	need(setgroups(group != 0 ? 1 : 0, &group), "groups");
 	need(setresgid(user->gid, user->gid, user->gid), "gid");
-	need(setresuid(user->uid, user->uid, user->uid), "uid");
+	need(setresuid(real, user->uid, real), "uid");
 	if (priv_prove_no_return(0, &why) < 0 || setresgid((gid_t)-1, 0, (gid_t)-1) == 0)
 		give_up("root could be taken back", -EPERM);
+}
+
+static void take_user(const struct account *user, gid_t group)
+{
+	take_ids(user, user->uid, group);
 }
 
 /* Does not outlive us. Set after the ids, which clear it; and we may have gone before. */
@@ -249,13 +255,18 @@ int child_broker(const char *path, const struct config *config,
 	give_up(path, -errno);
 }
 
+/*
+ * Whom a process may signal is told by its effective id, who may signal it by its real and its
+ * saved one. These are nobody's here: else what is to be ended could stop or end this process
+ * first.
+ */
 int child_sweep(const struct account *user)
 {
 	siginfo_t info = {0};
 	pid_t pid = fork();
 
 	if (pid == 0) {
-		take_user(user, 0);
+		take_ids(user, NOBODYS_UID, 0);
 		_exit(kill(-1, SIGKILL) == 0 || errno == ESRCH ? 0 : 1);
 	}
 	if (pid < 0 || waitid(P_PID, (id_t)pid, &info, WEXITED) < 0)
