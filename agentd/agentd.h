@@ -46,7 +46,6 @@ struct agentd {
 	uint32_t host_gpus;
 	bool host_gpus_asked, host_gpus_known;
 	char host_gpu_name[CONTROL_TEXT];
-	struct control_init offered;    /* secret; the tunnels that the control plane offers */
 	struct tunnels tunnels;         /* holds a secret */
 	int store_fd;                   /* owned; the instances' directory */
 	struct event *work;             /* owned; makes drive_all() run soon */

@@ -6,11 +6,8 @@
 #include "agentd/config.h"
 
 #include "agentd/control/control.h"
-#include "common/fd.h"
+#include "agentd/identity.h"
 #include "common/log.h"
-
-#include <fcntl.h>
-#include <sys/stat.h>
 
 #define WEEK_S (7u * 24 * 3600)
 
@@ -146,23 +143,6 @@ static const char *yes_or_no(const char *value)
 	return "yes";
 }
 
-static int read_key_file(const char *path, char *key, size_t size, struct err *reterr)
-{
-	_cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
-	struct stat st;
-	ssize_t n;
-
-	if (fd < 0 || fstat(fd, &st) < 0)
-		return err_errno(reterr, -errno, "cannot read the API key from %s", path);
-	if (st.st_mode & 077)
-		return err_set(reterr, -EPERM, "%s can be read by others; chmod 0600 it", path);
-	n = fd_read_text(fd, key, size);
-	if (n < 0)
-		return err_errno(reterr, (int)n, "cannot read the API key from %s", path);
-	key[strcspn(key, "\n")] = '\0';
-	return 0;
-}
-
 /* From the environment, a credential of the service manager, or a file: the first that is there. */
 static int find_key_text(const struct agentd_config *config, char *key, size_t size,
 			 struct err *reterr)
@@ -177,10 +157,10 @@ static int find_key_text(const struct agentd_config *config, char *key, size_t s
 	if (dir) {
 		(void)snprintf(path, sizeof(path), "%s/api-key", dir);
 		if (access(path, F_OK) == 0)
-			return read_key_file(path, key, size, reterr);
+			return identity_read_secret(path, "the API key", key, size, reterr);
 	}
 	if (config->api_key_file[0] != '\0')
-		return read_key_file(config->api_key_file, key, size, reterr);
+		return identity_read_secret(config->api_key_file, "the API key", key, size, reterr);
 	return err_set(reterr, -ENOENT,
 		       "a control plane needs an API key: set api_key_file in agentd.conf, or "
 		       "LoadCredential=api-key:PATH in the unit, or QUDATA_API_KEY");

@@ -6,17 +6,15 @@
 #include "agentd/controlplane.h"
 
 #include "agentd/control/keeper.h"
+#include "agentd/identity.h"
 #include "common/fd.h"
 #include "common/ipc.h"
 #include "common/log.h"
 
 #include <fcntl.h>
-#include <sys/random.h>
 
-#define ID_FILE      "agent_id"
 #define SECRET_FILE  "control_secret" /* the secret when it came from the control plane */
-#define TUNNEL_FILE  "tunnels"
-#define HOST_WAIT_MS 15000 /* for the GPUs, before the host is described without them */
+#define HOST_WAIT_MS 15000            /* for the GPUs, before the host is described without them */
 #define HOST_TRY_MS  500
 
 struct controlplane {
@@ -41,23 +39,6 @@ static void cleanup_controlplane(struct controlplane **cp)
 
 /* ---- who we are ---- */
 
-/* A UUID of version 4, RFC 9562. */
-static int make_uuid(char text[static 40])
-{
-	uint8_t b[16];
-
-	if (getrandom(b, sizeof(b), 0) != sizeof(b))
-		return -errno;
-	b[6] = (uint8_t)((b[6] & 0x0f) | 0x40);
-	b[8] = (uint8_t)((b[8] & 0x3f) | 0x80);
-	memset(text, 0, 40);
-	(void)snprintf(text, 40,
-		       "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", b[0],
-		       b[1], b[2], b[3], b[4], b[5], b[6], b[7], b[8], b[9], b[10], b[11], b[12],
-		       b[13], b[14], b[15]);
-	return 0;
-}
-
 /* One line of a file of ours; 0 when it is not there. */
 static ssize_t read_line(int dirfd, const char *name, char *buf, size_t size)
 {
@@ -68,34 +49,6 @@ static ssize_t read_line(int dirfd, const char *name, char *buf, size_t size)
 	if (n > 0 && buf[n - 1] == '\n')
 		buf[--n] = '\0';
 	return n;
-}
-
-static bool uuid_ok(const char *text)
-{
-	return strlen(text) == 36 && text[strspn(text, "0123456789abcdef-")] == '\0';
-}
-
-static int load_id(struct controlplane *cp, struct err *reterr)
-{
-	char text[64] = "", line[64];
-	ssize_t n = read_line(cp->data_fd, ID_FILE, text, sizeof(text));
-	int r;
-
-	if (n > 0 && uuid_ok(text)) {
-		proto_text_set(cp->setup.agent_id, sizeof(cp->setup.agent_id), text);
-		return 0;
-	}
-	if (n != 0)
-		return err_set(reterr, -EINVAL,
-			       "the file %s in the state directory holds no UUID; remove it to "
-			       "become a new agent",
-			       ID_FILE);
-	r = make_uuid(cp->setup.agent_id);
-	if (r < 0)
-		return err_errno(reterr, r, "cannot get random bytes");
-	(void)snprintf(line, sizeof(line), "%s\n", cp->setup.agent_id);
-	r = fd_replace_file(cp->data_fd, ID_FILE, line, strlen(line), 0600);
-	return r < 0 ? err_errno(reterr, r, "cannot write %s", ID_FILE) : 0;
 }
 
 /* Only a secret that is still ours is of use: a crash may have come between the two files. */
@@ -159,7 +112,7 @@ int controlplane_open(const struct agentd_config *config, int data_fd, uint16_t 
 		return err_errno(reterr, -errno, "cannot keep the data directory");
 	fill_setup(cp, config, port);
 	load_fingerprint(cp);
-	r = load_id(cp, reterr);
+	r = identity_load(cp->data_fd, cp->setup.agent_id, reterr);
 	if (r == 0)
 		r = hostinfo_open(&cp->info, reterr);
 	if (r < 0)

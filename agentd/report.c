@@ -74,7 +74,6 @@ static void tunnels(void *ctx, const struct control_init *init)
 {
 	struct agentd *a = ctx;
 
-	a->offered = *init;
 	tunnels_offered(a, init);
 	log_event(LOG_INFO, "the control plane offers tunnels",
 		  LOG_STR("SERVER", init->frp_port ? init->frp_server : "none"));
