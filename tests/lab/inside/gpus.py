@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Instances with GPUs, through the whole suite: API, daemons, vfio-bind, QEMU under KVM, a guest that looks."""
-import contextlib
+import itertools
 import json
 import os
 import pathlib
@@ -8,9 +8,9 @@ import pwd
 import threading
 import time
 
-from binding import CONF, Unchanged, is_bound, nodes_of, records
-from guestlib import (PCI, UNITS, add_key, await_that, create, ctl, delete, driver, functions, in_guest, install,
-                      instances, journal, main_pid, qemu_pids, read, run, state)
+from binding import Unchanged, is_bound, leaks, nodes_of, records
+from guestlib import (PCI, add_key, await_that, create, ctl, delete, driver, functions, in_guest, install, instances,
+                      qemu_pids, read, run, state)
 from verdicts import explain
 
 STATE = pathlib.Path("/root/gpus-before-reboot.json")
@@ -46,6 +46,7 @@ def listed():
 
 def api_lists_the_gpus():
     install()
+    await_that("the helper has been reached", lambda: ctl("gpus", "--json", check=False).returncode == 0)
     seen, judged = listed(), explain()
     assert {a: g["verdict"] for a, g in seen.items()} == {a: v[0] for a, v in judged.items()}, (seen, judged)
 
@@ -133,52 +134,62 @@ def the_vm_is_killed():
         delete(instance)
 
 
-def kill_unit(unit):
-    run("systemctl", "kill", "-s", "KILL", "--kill-who=main", f"{unit}.service")
+def kill_program(name):
+    """kill -9 of every process of that name; whether there was one. A comm has 15 characters."""
+    return run("pkill", "-KILL", "-x", name[:15], check=False).returncode == 0
 
 
-def back(unit, old):
-    await_that(f"{unit} is back", lambda: main_pid(unit) not in (0, old), 30)
+def pids_of(name):
+    return set(run("pgrep", "-x", name[:15], check=False).stdout.split())
 
 
 def daemons_killed_while_it_runs():
     mine = functions("audio")
     with Unchanged():
         instance = create("--gpus", mine[0])
-        pids = qemu_pids()
-        for unit in UNITS:
-            old = main_pid(unit)
-            kill_unit(unit)
-            back(unit, old)
-        ctl("wait", instance, "--for", "running", "--timeout", "60", timeout=90)
-        assert qemu_pids() == pids
-        is_given(mine)
+        guests = qemu_pids()
+        for name in ("agentd", "vfio-helper", "vfio-broker", "vmmon", "frp-supervisor"):
+            old = pids_of(name)
+            assert old and kill_program(name), name
+            await_that(f"{name} is back", lambda name=name, old=old: pids_of(name) - old, 30)
+            ctl("wait", instance, "--for", "running", "--timeout", "60", timeout=90)
+            assert qemu_pids() == guests, name
+            is_given(mine)
         delete(instance)
 
 
-def daemons_killed_while_it_begins_and_ends():
-    """kill -9 of each daemon at several moments of a create and of a delete: it runs or is undone, never half."""
+def gone(instance):
+    """Asks for the delete until it is done: the one who was asked may just have been killed."""
+    def try_it():
+        ctl("delete", instance, "--yes", check=False)
+        return not [i for i in instances_or_none() if i["instance_id"] == instance]
+    await_that("the instance is gone", try_it, 90)
+
+
+def instances_or_none():
+    done = ctl("list", "--json", check=False)
+    return json.loads(done.stdout)["instances"] if done.returncode == 0 else [{"instance_id": None}]
+
+
+def killed_while_it_begins_and_ends():
+    """kill -9 of each process at moments of a create and of a delete: the instance runs or can be deleted, and
+    the host has its device back."""
     mine = functions("second")
-    for unit in ("qudata-helper", "qudata-agentd"):
-        for delay_s in (0.2, 0.8, 2.0):
-            with Unchanged():
-                timer = threading.Timer(delay_s, kill_unit, (unit,))
-                timer.start()
-                ctl("create", "--cpus", "1", "--memory", "512M", "--gpus", mine[0], check=False)
-                timer.join()
-                time.sleep(1.5)
-                made = instances()
-                if made:
-                    killer = threading.Timer(delay_s, kill_unit, (unit,))
-                    killer.start()
-                    ctl("delete", made[0]["instance_id"], "--yes", check=False)
-                    killer.join()
-                    time.sleep(1.0)
-                    with contextlib.suppress(AssertionError):
-                        ctl("delete", made[0]["instance_id"], "--yes")
-                    await_that("no instance is left", lambda: not instances(), 60)
-                await_that("the host has its device", lambda: driver(mine[0]) == "bochs-drm", 60)
-                await_that("no record is left", lambda: not records(), 20)
+    for name, delay_s in itertools.product(("vfio-helper", "vfio-broker", "vfio-bind", "agentd"), (0.4, 1.2)):
+        with Unchanged():
+            timer = threading.Timer(delay_s, kill_program, (name,))
+            timer.start()
+            ctl("create", "--cpus", "1", "--memory", "512M", "--gpus", mine[0], check=False)
+            timer.join()
+            time.sleep(1.0)
+            for seen in [i for i in instances_or_none() if i["instance_id"]]:
+                killer = threading.Timer(delay_s / 2, kill_program, (name,))
+                killer.start()
+                ctl("delete", seen["instance_id"], "--yes", check=False)
+                killer.join()
+                gone(seen["instance_id"])
+            await_that(f"{name} at {delay_s}: the host has its device", lambda: driver(mine[0]) == "bochs-drm", 60)
+            await_that(f"{name} at {delay_s}: no record is left", lambda: not records(), 20)
 
 
 def before_reboot():
@@ -203,10 +214,26 @@ def after_reboot():
     assert driver(mine[0]) == "bochs-drm" and not records(), (driver(mine[0]), records())
 
 
+def five_lives():
+    """Bind, boot, look, delete, again and again: nothing piles up."""
+    cards = (functions("alone"), functions("second"))
+    before = leaks()
+    with Unchanged():
+        for n in range(5):
+            mine = cards[n % 2]
+            instance = create("--gpus", mine[0])
+            add_key(instance)
+            sees(instance, mine)
+            delete(instance)
+            assert driver(mine[0]) == "bochs-drm", n
+    assert leaks() == before, (before, leaks())
+
+
 GROUPS = {
     "gpus": (api_lists_the_gpus, a_guest_sees_its_gpu, two_side_by_side, stop_and_start_keep_the_gpu,
              refused_with_every_reason, the_vm_is_killed, daemons_killed_while_it_runs),
-    "gpu-kills": (daemons_killed_while_it_begins_and_ends,),
+    "lives": (five_lives,),
+    "gpu-kills": (killed_while_it_begins_and_ends,),
     "gpu-reboot-before": (before_reboot,),
     "gpu-reboot-after": (after_reboot,),
 }
