@@ -20,7 +20,7 @@ QEMU = {
     "-add-fd": [f"set=({FD}),fd=\\1"] * 3,
     "-blockdev": [
         rf"driver=(?:raw|qcow2),node-name=base,read-only=on(?:,backing=)?,file\.driver=file,"
-        rf"file\.filename=/dev/fdset/{FD},file\.read-only=on",
+        rf"file\.filename=/dev/fdset/{FD},file\.read-only=on,file\.locking=off",
         rf"driver=qcow2,node-name=root,discard=unmap,detect-zeroes=unmap,backing=base,file\.driver=file,"
         rf"file\.filename=/dev/fdset/{FD},file\.discard=unmap",
         rf"driver=raw,node-name=seed,read-only=on,file\.driver=file,file\.filename=/dev/fdset/{FD},"

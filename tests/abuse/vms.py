@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """VMs as the attacker's tool: names, images, ports, generations, ceilings: threats 3, 5, 6 and 10."""
 import contextlib
+import fcntl
 import os
 import pathlib
 import pwd
@@ -246,6 +247,17 @@ def seeds_that_are_none(rig):
 
 
 # ---- ceilings, order, and other VMs: 10 -------------------------------------------------------------------------
+def lock_on_a_base(rig):
+    """Whoever may only read a base image, as any VM's QEMU may, keeps no VM from it by QEMU's own kind of lock."""
+    fd = os.open(rig.images / "tiny/disk.img", os.O_RDONLY)
+    fcntl.fcntl(fd, 37, struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, 100, 200, 0))  # F_OFD_SETLK
+    p = rig.peer()
+    rig.start(p, "vm")
+    rig.greeting("vm")
+    rig.forget(p, "vm")
+    os.close(fd)
+
+
 def ceilings_hold(rig):
     p = rig.peer()
     cases = [("LIMIT", {"cpus": 9}), ("LIMIT", {"memory_mib": 513}), ("DENIED", {"ports": [(19999, 22)]}),
@@ -460,8 +472,8 @@ def renaming_racers_win_nothing(rig):
 
 def run_cases(report, rig):
     for case in (image_names_are_names, replaced_files, writable_image, hostile_image_conf, backing_files_of_bases,
-                 overlays_written_by_their_guest, disks_replaced_between_starts, seeds_that_are_none, ceilings_hold,
-                 memory_of_all_and_ports_of_others, prepare_up_to_the_ceiling, prepare_and_vanish,
+                 overlays_written_by_their_guest, disks_replaced_between_starts, seeds_that_are_none, lock_on_a_base,
+                 ceilings_hold, memory_of_all_and_ports_of_others, prepare_up_to_the_ceiling, prepare_and_vanish,
                  kill_needs_the_generation, command_lines_keep_their_grammar, no_firewall_no_vm,
                  renaming_racers_win_nothing):
         report.run(f"vms/{case.__name__}", case, rig)

@@ -11,6 +11,8 @@
 #include <stdarg.h>
 
 #define FIRST_PORT_SLOT 8 /* of the root ports on pcie.0; QEMU gives others out from 1 on */
+/* Not locked: who may only read it could keep every other VM from it by a lock of their own. */
+#define SHARED_FILE     "file.read-only=on,file.locking=off"
 
 static void _printf_(2, 0) add_va(struct args *a, const char *format, va_list ap)
 {
@@ -87,7 +89,7 @@ static void add_kernel(struct args *a, const struct spawn_spec *s, const struct 
 
 static void add_firmware(struct args *a)
 {
-	add_disk(a, "firmware", "raw", FD_FIRMWARE, "read-only=on", "file.read-only=on");
+	add_disk(a, "firmware", "raw", FD_FIRMWARE, "read-only=on", SHARED_FILE);
 	add_disk(a, "vars", "raw", FD_VARS, "read-only=off", "file.read-only=off");
 }
 
@@ -198,7 +200,7 @@ static void qemu_args(const struct spawn_spec *s, const struct spawn_setup *c,
 	opt(a, "-smp", "%u", s->cpus);
 	opt(a, "-m", "%u", s->memory_mib);
 	add_disk(a, "base", image->format == IMAGE_RAW ? "raw" : "qcow2", FD_BASE, "read-only=on",
-		 "file.read-only=on");
+		 SHARED_FILE);
 	add_disk(a, "root", "qcow2", FD_DISK, "discard=unmap,detect-zeroes=unmap,backing=base",
 		 "file.discard=unmap");
 	add_disk(a, "seed", "raw", FD_SEED, "read-only=on", "file.read-only=on");
