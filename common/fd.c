@@ -10,11 +10,17 @@
 #include <sys/time.h>
 
 #define FOREIGN_CLOSE_MS 20
+#define NEXT_CLOSE_MS    1
 
-/* From now on no close waits longer than that; 0: as long as it likes. */
+/*
+ * From now on no close waits longer than that, and each further one only as long as a signal's next
+ * arrival takes; 0: as long as it likes.
+ */
 static void close_within_ms(long ms)
 {
-	const struct itimerval timer = {.it_value = {.tv_usec = ms * 1000}};
+	const struct itimerval timer = {
+		.it_value = {.tv_usec = ms * 1000},
+		.it_interval = {.tv_usec = ms > 0 ? NEXT_CLOSE_MS * 1000 : 0}};
 
 	(void)setitimer(ITIMER_REAL, &timer, NULL);
 }

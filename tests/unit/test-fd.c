@@ -8,6 +8,7 @@
 
 #include <fcntl.h>
 #include <limits.h>
+#include <netinet/in.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -17,6 +18,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 
 #include <cmocka.h>
 
@@ -159,6 +161,56 @@ static void test_fdlist(void **state)
 	fdlist_done(&list);
 	assert_int_equal(rig_count_fds(), before);
 	assert_int_equal(fdlist_take(&list), -EBADF);
+}
+
+static void on_alarm(int number)
+{
+	(void)number;
+}
+
+/* A connection whose last close waits for a peer that never reads; that one is in @ret_peer. */
+static int lingering(int *ret_peer)
+{
+	const struct linger linger = {.l_onoff = 1, .l_linger = 3};
+	struct sockaddr_in addr = {.sin_family = AF_INET,
+				   .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	_cleanup_close_ int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), small = 4096;
+	static char data[65536];
+	socklen_t len = sizeof(addr);
+
+	assert_int_equal(setsockopt(listener, SOL_SOCKET, SO_RCVBUF, &small, sizeof(small)), 0);
+	assert_int_equal(bind(listener, (struct sockaddr *)&addr, sizeof(addr)), 0);
+	assert_int_equal(listen(listener, 1), 0);
+	assert_int_equal(getsockname(listener, (struct sockaddr *)&addr, &len), 0);
+	assert_int_equal(connect(fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
+	*ret_peer = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+	assert_true(*ret_peer >= 0);
+	while (send(fd, data, sizeof(data), MSG_DONTWAIT) > 0)
+		;
+	assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger)), 0);
+	return fd;
+}
+
+/* However many of them there are: nobody waits for their close. */
+static void test_fdlist_lingers(void **state)
+{
+	const struct sigaction action = {.sa_handler = on_alarm};
+	struct timespec begun, ended;
+	struct fdlist list = {0};
+	int peers[5];
+
+	(void)state;
+	assert_int_equal(sigaction(SIGALRM, &action, NULL), 0);
+	for (size_t i = 0; i < ARRAY_LEN(peers); i++)
+		assert_int_equal(fdlist_add(&list, lingering(&peers[i])), 0);
+	(void)clock_gettime(CLOCK_MONOTONIC, &begun);
+	fdlist_done(&list);
+	(void)clock_gettime(CLOCK_MONOTONIC, &ended);
+	assert_true(ended.tv_sec - begun.tv_sec <= 1);
+	for (size_t i = 0; i < ARRAY_LEN(peers); i++)
+		(void)close(peers[i]);
+	(void)signal(SIGALRM, SIG_DFL);
 }
 
 static void test_read_text(void **state)
@@ -405,6 +457,7 @@ int main(void)
 		cmocka_unit_test(test_future_write_is_not_enough),
 		cmocka_unit_test(test_other_descriptors),
 		cmocka_unit_test(test_fdlist),
+		cmocka_unit_test(test_fdlist_lingers),
 		cmocka_unit_test(test_read_text),
 		cmocka_unit_test(test_write_all),
 		cmocka_unit_test(test_replace),
