@@ -33,36 +33,42 @@ static bool is_numeric(const char *host)
 	return host[0] == '[' || inet_pton(AF_INET, host, &v4) == 1;
 }
 
+static void cleanup_curl(char **text)
+{
+	curl_free(*text);
+}
+#define _cleanup_curl_ _cleanup_(cleanup_curl)
+
+static void cleanup_url(CURLU **url)
+{
+	curl_url_cleanup(*url);
+}
+
 static int read_url(const struct control_setup *setup, struct call *call, struct err *reterr)
 {
-	CURLU *url = curl_url();
-	char *scheme = NULL, *host = NULL, *port = NULL, *user = NULL;
-	int r = 0;
+	_cleanup_(cleanup_url) CURLU *url = curl_url();
+	_cleanup_curl_ char *scheme = NULL, *host = NULL, *port = NULL, *user = NULL;
 
 	if (!url)
 		return -ENOMEM;
-	if (curl_url_set(url, CURLUPART_URL, setup->url, 0) != CURLUE_OK ||
-	    curl_url_get(url, CURLUPART_SCHEME, &scheme, 0) != CURLUE_OK ||
-	    curl_url_get(url, CURLUPART_HOST, &host, 0) != CURLUE_OK ||
-	    curl_url_get(url, CURLUPART_PORT, &port, CURLU_DEFAULT_PORT) != CURLUE_OK ||
-	    strlen(host) >= sizeof(call->host))
-		r = err_set(reterr, -EINVAL, "control_plane is no URL");
-	else if (curl_url_get(url, CURLUPART_USER, &user, 0) == CURLUE_OK)
-		r = err_set(reterr, -EINVAL, "control_plane must not hold a user or password");
-	else if (!STR_EQ(scheme, "https") && !(STR_EQ(scheme, "http") && is_loopback(host)))
-		r = err_set(reterr, -EINVAL,
-			    "control_plane must begin with https:// (http:// only to this host)");
-	if (r == 0) {
-		(void)snprintf(call->host, sizeof(call->host), "%s", host);
-		call->port = (uint16_t)strtoul(port, NULL, 10);
-		call->numeric = is_numeric(host);
+	if (curl_url_set(url, CURLUPART_URL, setup->url, 0) == CURLUE_OK) {
+		(void)curl_url_get(url, CURLUPART_SCHEME, &scheme, 0);
+		(void)curl_url_get(url, CURLUPART_HOST, &host, 0);
+		(void)curl_url_get(url, CURLUPART_PORT, &port, CURLU_DEFAULT_PORT);
+		(void)curl_url_get(url, CURLUPART_USER, &user, 0);
 	}
-	curl_free(scheme);
-	curl_free(host);
-	curl_free(port);
-	curl_free(user);
-	curl_url_cleanup(url);
-	return r;
+	if (!scheme || !host || !port || strlen(host) >= sizeof(call->host))
+		return err_set(reterr, -EINVAL, "control_plane is no URL");
+	if (user)
+		return err_set(reterr, -EINVAL, "control_plane must not hold a user or password");
+	if (!STR_EQ(scheme, "https") && !(STR_EQ(scheme, "http") && is_loopback(host)))
+		return err_set(
+			reterr, -EINVAL,
+			"control_plane must begin with https:// (http:// only to this host)");
+	(void)snprintf(call->host, sizeof(call->host), "%s", host);
+	call->port = (uint16_t)strtoul(port, NULL, 10);
+	call->numeric = is_numeric(host);
+	return 0;
 }
 
 static size_t on_body(char *data, size_t size, size_t n, void *arg)
