@@ -36,6 +36,12 @@ int fdlist_take(struct fdlist *list);
  */
 int fd_close_foreign(int fd);
 
+static inline void cleanup_close_foreign(int *fd)
+{
+	*fd = fd_close_foreign(*fd);
+}
+#define _cleanup_close_foreign_ _cleanup_(cleanup_close_foreign)
+
 /* Writes all @len bytes, or returns a negative errno. Restarts after signals, not after EAGAIN. */
 int fd_write_all(int fd, const void *data, size_t len);
 

@@ -103,7 +103,7 @@ static int read_token(int fd, char ret_token[static PROTO_TOKEN_MAX + 1])
 int on_frp_configure(struct supervisor *ctx, struct peer *peer, const struct frp_configure_req *req,
 		     struct frp_configure_rep *rep, struct fdlist *fds)
 {
-	_cleanup_close_ int fd = fdlist_take(fds);
+	_cleanup_close_foreign_ int fd = fdlist_take(fds);
 	char token[PROTO_TOKEN_MAX + 1] = {0};
 	int r = read_token(fd, token);
 

@@ -271,7 +271,7 @@ static int read_keys(int fd, char **ret_text, size_t *ret_len)
 int on_guest_set_keys(struct vmmon *ctx, struct peer *peer, const struct guest_set_keys_req *req,
 		      struct guest_set_keys_rep *rep, struct fdlist *fds)
 {
-	_cleanup_close_ int fd = fdlist_take(fds);
+	_cleanup_close_foreign_ int fd = fdlist_take(fds);
 	_cleanup_free_ char *text = NULL;
 	struct guest **slot = find_guest(ctx, req->vm);
 	struct ticket ticket = server_defer(peer);

@@ -326,12 +326,13 @@ def poison(pid, attacker, data):
 def closing_that_blocks(rig):
     """Nobody waits for the helper while it closes what it was sent, received or not, nor when a peer leaves."""
     mon = rig.peer("qudata-mon")
-    for ahead in ((), (b"bad",)):  # behind a message that ends the connection nobody receives it
-        attacker = Peer("qudata", rig.helper_socket)
+    # Behind a message that ends the connection nobody receives it; a seed is taken by the handler.
+    for user, op, ahead in (("qudata", "VM_LIST", ()), ("qudata", "VM_LIST", (b"bad",)), ("qudata-mon", "VM_SEED", ())):
+        attacker = Peer(user, rig.helper_socket)
         for data in ahead:
             os.kill(rig.broker, signal.SIGSTOP)
             attacker.raw(data)
-        listener = poison(rig.broker, attacker, message(OPS["VM_LIST"]))
+        listener = poison(rig.broker, attacker, message(OPS[op]))
         try:
             answers_in_time(mon)
         finally:

@@ -96,7 +96,7 @@ int on_vm_prepare(struct broker *b, struct peer *peer, const struct vm_prepare_r
 int on_vm_seed(struct broker *b, struct peer *peer, const struct vm_seed_req *req,
 	       _unused_ struct vm_seed_rep *rep, struct fdlist *fds)
 {
-	_cleanup_close_ int memfd = fdlist_take(fds);
+	_cleanup_close_foreign_ int memfd = fdlist_take(fds);
 	struct vm *vm = vm_find(b, req->vm);
 	ssize_t size = fd_memfd_check(memfd, PROTO_SEED_MAX);
 	bool again = vm && vm->seeded;
