@@ -1020,6 +1020,68 @@ static void test_adopted(void **state)
 	unmake();
 }
 
+/* What the operator keeps from rent and has on VFIO's driver for another use is not brought back.
+ */
+static void test_recover_never(void **state)
+{
+	static const char board[] =
+		BRIDGES "pci 0000:01:00.0 10de:2204 030000 parent=0000:00:01.0 driver=vfio-pci "
+			"group=11 bars=16M boot_vga=0 reset=flr\n";
+	struct bind_answer ans;
+
+	(void)state;
+	make(board);
+	machine_write(machine_path("sys/bus/pci/devices/" GPU_1 "/driver_override"), "vfio-pci\n");
+	free(before);
+	before = machine_snapshot();
+	machine_env.policy.n_never = 1;
+	assert_int_equal(pci_addr_parse(GPU_1, &machine_env.policy.never[0]), 0);
+	assert_int_equal(machine_act(BIND_RECOVER, NULL, GPUS(GPU_1), &ans, NULL), PROTO_DENIED);
+	assert_as_before("a refusal");
+	machine_env.policy.n_never = 0;
+	assert_int_equal(machine_act(BIND_RECOVER, NULL, GPUS(GPU_1), &ans, NULL), PROTO_OK);
+	unmake();
+}
+
+/* While a service is stopped, a disk is plugged into the card's USB port. */
+static void plug_disk(void)
+{
+	if (!STR_EQ(point_name(n_points), "service-stopped"))
+		return;
+	(void)mkdir(machine_path("sys/class/block"), 0755);
+	(void)!symlink("../../devices/pci0000:00/0000:00:01.0/" GPU_1 "/block/sda",
+		       machine_path("sys/class/block/sda"));
+}
+
+static void test_disk_meanwhile(void **state)
+{
+	struct bind_answer ans;
+
+	(void)state;
+	if (!machine_has_nodes())
+		skip(); /* device nodes cannot be made without root */
+	make(BOARD);
+	machine_hold(8, "nvidia-powerd", "nvidia-powerd.service", GPU_1);
+	for (int at = 1; at < 10; at++) {
+		machine_quiet();
+		trouble = TROUBLE_CALL;
+		trouble_at = at;
+		machine_call = plug_disk;
+		(void)machine_act(BIND_TAKE, "vm1", GPUS(GPU_1), &ans, NULL);
+		if (faccessat(AT_FDCWD, machine_path("sys/class/block/sda"), F_OK,
+			      AT_SYMLINK_NOFOLLOW) == 0)
+			break;
+		release("vm1");
+		machine_hold(8, "nvidia-powerd", "nvidia-powerd.service", GPU_1);
+	}
+	machine_quiet();
+	assert_int_not_equal(ans.status, PROTO_OK);
+	assert_non_null(strstr(ans.why, "disk"));
+	assert_string_equal(machine_driver(GPU_1), "nvidia");
+	assert_string_equal(machine_records(), "");
+	unmake();
+}
+
 static void test_console(void **state)
 {
 	static const char board[] =
@@ -1215,6 +1277,8 @@ int main(void)
 		cmocka_unit_test(test_release_while_open),
 		cmocka_unit_test(test_reset_unwell),
 		cmocka_unit_test(test_adopted),
+		cmocka_unit_test(test_recover_never),
+		cmocka_unit_test(test_disk_meanwhile),
 		cmocka_unit_test(test_console),
 		cmocka_unit_test(test_two_at_once),
 		cmocka_unit_test(test_list),

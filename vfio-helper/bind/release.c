@@ -186,6 +186,19 @@ static bool is_known(const struct gpu_state *state, pci_addr address)
 	return gpu_lease_of(state, address);
 }
 
+/* Whoever has put such a card on VFIO's driver has it for something else. */
+static bool is_never(const struct bind_env *env, const struct view *view, uint32_t at)
+{
+	const struct gpu *gpu = &view->list.gpus[at];
+
+	for (uint32_t i = 0; i < gpu->n_parts; i++)
+		if (gpu->parts[i].role == PROTO_ROLE_GPU &&
+		    gpu_policy_has(env->policy.never, env->policy.n_never,
+				   view->tree.funcs[gpu->parts[i].func].address))
+			return true;
+	return false;
+}
+
 static int recover_loose_of(const struct sweep *s)
 {
 	_cleanup_(view_done) struct view view = {0};
@@ -198,6 +211,8 @@ static int recover_loose_of(const struct sweep *s)
 	if (at == PCI_NO_INDEX) /* a record may have known it nevertheless */
 		return s->ans->done + s->ans->left > 0 ? 0
 						       : err_set(s->why, -ENOENT, "no such GPU");
+	if (is_never(s->env, &view, at))
+		return err_set(s->why, -EPERM, "helper.conf: it is not for rent");
 	for (uint32_t i = 0; r == 0 && i < view.list.gpus[at].n_parts; i++) {
 		const struct gpu_part *part = &view.list.gpus[at].parts[i];
 		const struct pci_func *p = &view.tree.funcs[part->func];
@@ -218,5 +233,5 @@ enum proto_status act_recover(const struct bind_env *env, const struct bind_requ
 		r = records_each(env->state_fd, "quarantine-", recover_quarantine, &s);
 	if (r == 0 && s.gpu != 0)
 		r = recover_loose_of(&s);
-	return act_status(r);
+	return r == -EPERM ? PROTO_DENIED : act_status(r);
 }

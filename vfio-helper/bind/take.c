@@ -175,6 +175,11 @@ static int take(struct job *job, const struct bind_request *req, struct err *why
 		r = services_stop(job, &view, why);
 	if (r == 0)
 		r = wait_unheld(job, false, job->lease.n_services > 0 ? HELD_WAIT_MS : 0, why);
+	/* That may have taken long enough to mount a disk on a card's USB port. */
+	if (r == 0 && job->lease.n_services > 0) {
+		view_done(&view);
+		r = judge_again(job, req, &view, why);
+	}
 	if (r == 0)
 		r = console_release(job, &view, why);
 	if (r == 0)
