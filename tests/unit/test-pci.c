@@ -503,17 +503,24 @@ static void test_holders(void **state _unused_)
 		    "0::/user.slice/x:/system.slice/dcgm.service\n", "/dev/zero");
 	put_process(b.dir, "43", "other\n", "0::/system.slice/other.service\n", "/dev/full");
 	put_process(b.dir, "x44", "nobody\n", "", "/dev/null");
+	put_process(b.dir, "45", "boxed\n", "0::/system.slice/docker-x.scope/dcgm.service\n",
+		    "/dev/zero");
+	put_process(b.dir, "46", "dcgm\n", "0::/system.slice/system-dcgm.slice/dcgm.service\n",
+		    "/dev/null");
 	proc_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	assert_true(proc_fd >= 0);
 	assert_int_equal(gpu_find_holders(b.sysfs_fd, proc_fd, &b.tree, &b.state), 0);
 	(void)close(proc_fd);
-	assert_int_equal(b.state.n_holders, 2);
+	assert_int_equal(b.state.n_holders, 4);
 	board_judge(&b);
 	assert_reason(&b, PROTO_GPU_BUSY, "0000:01:00.0", "dcgm (41) has /dev/null open");
 	assert_reason(&b, PROTO_GPU_BUSY, "0000:01:00.1", "evil??[31m (42) has /dev/zero open");
 	(void)snprintf(b.policy.services[b.policy.n_services++], 64, "dcgm.service");
-	assert_explained(&b, "0000:01:00.0 busy bind=" CARD " reasons=busy:0000:01:00.1\n"
+	assert_explained(&b, "0000:01:00.0 busy bind=" CARD
+			     " reasons=busy:0000:01:00.1\n"
 			     "10000:e1:00.0 rentable bind=10000:e1:00.0 reasons=\n");
+	/* A container's own cgroup has no unit's name. */
+	assert_reason(&b, PROTO_GPU_BUSY, "0000:01:00.1", "boxed (45) has /dev/zero open");
 	board_done(&b);
 }
 

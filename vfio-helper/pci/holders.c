@@ -134,21 +134,25 @@ static void find_nodes(int sysfs_fd, int proc_fd, const struct pci_tree *tree, s
 	}
 }
 
-/* The first unit of a cgroup's path below the system's slice: "system-x.slice/x@1.service/…". */
+static bool ends_in(const char *text, const char *end)
+{
+	size_t len = strlen(text), end_len = strlen(end);
+
+	return len > end_len && STR_EQ(text + len - end_len, end);
+}
+
+/*
+ * The unit of a cgroup's path below the system's slice, with nothing but slices before it:
+ * "system-x.slice/x@1.service/…". Below a scope, a container names what it likes.
+ */
 static void first_service(char *path, char *ret_service, size_t size)
 {
-	static const char end[] = ".service";
 	char *rest, *part = strtok_r(path, "/", &rest);
 
-	for (; part; part = strtok_r(NULL, "/", &rest)) {
-		size_t len = strlen(part);
-
-		if (len < sizeof(end) || !STR_EQ(part + len - (sizeof(end) - 1), end))
-			continue;
-		if (len < size)
-			memcpy(ret_service, part, len + 1);
-		return;
-	}
+	while (part && ends_in(part, ".slice"))
+		part = strtok_r(NULL, "/", &rest);
+	if (part && ends_in(part, ".service") && strlen(part) < size)
+		memcpy(ret_service, part, strlen(part) + 1);
 }
 
 /*
