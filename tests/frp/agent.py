@@ -145,7 +145,7 @@ def whole(w):
         status, answer = a.call("DELETE", f"/v1/instances/{vm}")
         assert status == 200, answer
         until("its tunnels are gone", lambda: a.state()["tunnels"] == 1)
-        assert w.by_name(f"tok-{ports['8080']}.example.org")[0] == 404
+        until("its name is gone", lambda: w.by_name(f"tok-{ports['8080']}.example.org")[0] == 404)
         for text in (a.log_path.read_text(), w.sup.log()):
             assert TOKEN not in text and a.secret() not in text
 

@@ -175,6 +175,7 @@ int main(int argc, char *argv[])
 	sin.sin_port = htons((uint16_t)atoi(port));
 	fd = socket(AF_INET, SOCK_STREAM, 0);
 	need(fd >= 0 && connect(fd, (const struct sockaddr *)&sin, sizeof(sin)) == 0, "connect");
+	put(fd, "door", 4);
 	send_config(fd, argv[2]);
 	serve(fd, argv[2]);
 }

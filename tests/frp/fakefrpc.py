@@ -175,7 +175,12 @@ class FakeFrp:
         return self._exactly(door, struct.unpack("!I", self._exactly(door, 4))[0]).decode()
 
     def order(self, kind, text=""):
-        self.door.sendall(kind.encode() + struct.pack("!I", len(text)) + text.encode())
+        for _ in range(500):  # between two processes there is none
+            door = self.door
+            if door:
+                break
+            time.sleep(0.01)
+        door.sendall(kind.encode() + struct.pack("!I", len(text)) + text.encode())
 
     def attempt(self, what):
         """errno of something that the cage must refuse; 0: it could; None: it was killed for it."""
@@ -190,6 +195,14 @@ class FakeFrp:
         self.order("X", str(code))
 
     def _door(self, door):
+        with contextlib.suppress(OSError):
+            if self._exactly(door, 4) != b"door":
+                raise OSError
+            self._attend(door)
+            return
+        door.close()  # some stranger who tries ports
+
+    def _attend(self, door):
         with self.lock:
             self._end()
             try:

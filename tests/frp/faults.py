@@ -15,7 +15,7 @@ from rig import HTTP, TCP, alive, until
 def begin(w):
     a = w.begin()
     web, raw = w.service("web"), w.source()
-    a.set("vm1", (web.port, 20000, 8080, HTTP), (raw.port, 10001, 22, TCP))
+    a.set("vm1", (web.port, 20000, 8080, HTTP), (raw.port, 14001, 22, TCP))
     a.await_proxy("vm1", web.port)
     a.await_proxy("vm1", raw.port)
     return a, web
@@ -24,7 +24,7 @@ def begin(w):
 def poke(a, web):
     """A change, so that the admin API is asked at once."""
     poke.n = getattr(poke, "n", 0) + 1
-    a.set("vm2", (web.port + 1, 11000 + poke.n, 22, TCP))
+    a.set("vm2", (web.port + 1, 14500 + poke.n, 22, TCP))
 
 
 def hangs(fault):
@@ -218,8 +218,8 @@ def quiet(w):
     before = w.fake.polls
     time.sleep(4)
     assert w.fake.polls == before, w.fake.polls - before
-    w.fake.conflicts.add(12345)
-    a.set("vm2", (web.port + 1, 12345, 22, TCP))
+    w.fake.conflicts.add(14345)
+    a.set("vm2", (web.port + 1, 14345, 22, TCP))
     a.await_proxy("vm2", web.port + 1, "conflict")
     time.sleep(3)
     before = w.fake.polls

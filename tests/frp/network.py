@@ -8,7 +8,7 @@ import subprocess
 import threading
 import time
 
-from rig import HTTP, TCP, Frps, Slow, fetch, free_port, get, until
+from rig import HTTP, TCP, Frps, Slow, fetch, get, until
 
 
 def run(*words):
@@ -80,9 +80,9 @@ def listeners(pid):
 def listens_only(w):
     a = w.begin()
     web, raw = w.service("web"), w.source()
-    a.set("vm1", (web.port, 20000, 8080, HTTP), (raw.port, 10001, 22, TCP))
+    a.set("vm1", (web.port, 20000, 8080, HTTP), (raw.port, 14001, 22, TCP))
     a.await_proxy("vm1", raw.port)
-    fetch(10001, 1_000_000)
+    fetch(14001, 1_000_000)
     admin = w.sup.toml()["webServer"]["port"]
     assert listeners(w.sup.frpc_pid()) == {("tcp", "0100007F", admin)}, listeners(w.sup.frpc_pid())
     assert 7400 <= admin <= 7499
@@ -158,7 +158,7 @@ def cut(w):
         a = w.supervisor().agent()
         a.configure(link.frps.port, server=link.THEIRS)
         web = w.service("web")
-        a.set("vm1", (web.port, 20000, 8080, HTTP), (web.port + 1, 10001, 22, TCP))
+        a.set("vm1", (web.port, 20000, 8080, HTTP), (web.port + 1, 14001, 22, TCP))
         a.await_proxy("vm1", web.port)
         host = "tok-20000.example.org"
         assert get(link.frps.vhost, host=host, address=link.THEIRS)[0] == 200
@@ -183,13 +183,13 @@ def cut(w):
 
 def under_changes(a, raw, host="127.0.0.1"):
     """Tunnels come up, reloads do not cut a transfer, every byte arrives."""
-    a.set("vm1", (raw.port, 10001, 22, TCP))
+    a.set("vm1", (raw.port, 14001, 22, TCP))
     a.await_proxy("vm1", raw.port, timeout=60)
     done = []
-    thread = threading.Thread(target=lambda: done.append(fetch(10001, 2_000_000, host)))
+    thread = threading.Thread(target=lambda: done.append(fetch(14001, 2_000_000, host)))
     thread.start()
     for i in range(10):
-        a.set("vm2", (free_port(21000, 21999), 10010 + i, 22, TCP))
+        a.set("vm2", (21000 + i, 14010 + i, 22, TCP))
     thread.join(120)
     assert done == [2_000_000], done
     a.await_state("connected")

@@ -351,7 +351,7 @@ class Service:
     """An HTTP server on a local port that names itself; and a TCP one that sends what it is asked for."""
 
     def __init__(self, name, port=None, secret=None):
-        self.port = port or free_port(20000, 29999, 10)
+        self.port = port or free_port(24000, 29999, 10)
         service = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -384,7 +384,7 @@ class Source:
     PATTERN = bytes(range(251)) * 1024
 
     def __init__(self, port=None, rate=None):
-        self.port = port or free_port(20000, 29999, 10)
+        self.port = port or free_port(24000, 29999, 10)
         pattern = self.PATTERN
 
         class Handler(socketserver.BaseRequestHandler):
