@@ -1020,6 +1020,34 @@ static void test_adopted(void **state)
 	unmake();
 }
 
+/* Wherever the release of an adopted one is killed: once the lease has ended, its node is root's.
+ */
+static void test_adopted_granted(void **state)
+{
+	static const char board[] =
+		BRIDGES "pci 0000:01:00.0 10de:2204 030000 parent=0000:00:01.0 driver=vfio-pci "
+			"group=11 bars=16M boot_vga=0 reset=flr\n";
+	struct bind_answer ans;
+	bool killed = true;
+	struct stat st;
+
+	(void)state;
+	if (!machine_has_nodes())
+		skip(); /* device nodes cannot be made without root */
+	make(board);
+	machine_env.policy.adopt_vfio = true;
+	for (int at = 1; killed; at++) {
+		take("vm1", GPUS(GPU_1));
+		assert_int_equal(machine_act(BIND_GRANT, "vm1", NULL, &ans, NULL), PROTO_OK);
+		killed = killed_at(at, BIND_RELEASE, NULL);
+		assert_int_equal(machine_act(BIND_RECOVER, NULL, NULL, &ans, NULL), PROTO_OK);
+		assert_string_equal(machine_records(), "");
+		assert_int_equal(lstat(machine_path("dev/vfio/11"), &st), 0);
+		assert_int_equal(st.st_uid, 0);
+	}
+	unmake();
+}
+
 /* What the operator keeps from rent and has on VFIO's driver for another use is not brought back.
  */
 static void test_recover_never(void **state)
@@ -1277,6 +1305,7 @@ int main(void)
 		cmocka_unit_test(test_release_while_open),
 		cmocka_unit_test(test_reset_unwell),
 		cmocka_unit_test(test_adopted),
+		cmocka_unit_test(test_adopted_granted),
 		cmocka_unit_test(test_recover_never),
 		cmocka_unit_test(test_disk_meanwhile),
 		cmocka_unit_test(test_console),

@@ -117,6 +117,9 @@ int job_end(struct job *job, bool reset, struct err *reterr)
 	struct err why = {0}, first = {0};
 	int r = 0;
 
+	/* A node that stays, of an adopted or a lost function, is no user's. */
+	if (nodes_revoke(job, &why) < 0)
+		log_event(LOG_ERR, "a device node is still lent", LOG_STR("WHY", why.text));
 	for (uint32_t i = 0; r == 0 && reset && i < l->n_funcs; i++) {
 		int failed = is_touched(&l->funcs[i]) ? func_reset(job, i, &why) : 0;
 
