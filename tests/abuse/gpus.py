@@ -261,6 +261,23 @@ def recovery(g):
     assert g.result(sent) == {"recovered": 1, "left": 2}
 
 
+def damaged_record(g):
+    """A VM that cannot be loaded leaves its slot to another, so its devices are taken from the slot's user."""
+    g.seeded("vm")
+    g.lease("vm", 0x100)
+    g.stop()
+    record = g.rig.state / "vms/vm/record"
+    record.write_bytes(record.read_bytes()[:-1] + b"x")
+    g.begin(recover=False)
+    acts = [Act(g.listener), Act(g.listener)]  # each is a process: either may come first
+    assert {(a.act, a.vm) for a in acts} == {(REVOKE, "vm"), (RECOVER, "")}
+    for act in acts:
+        act.answer()
+    g.peer = g.rig.peer()
+    g.release("vm")
+    g.peer.call("VM_FORGET", vm="vm")
+
+
 def nobody_is_left(g):
     """Every vfio-bind was collected."""
     until("only the broker is left", lambda: [proc_status(p)["Name"] for p in children(g.helper.pid)] == ["vfio-broker"])
@@ -269,7 +286,8 @@ def nobody_is_left(g):
 def run_cases(report, rig):
     g = Gpus(rig)
     try:
-        for case in (lists, life_of_a_lease, refusals_and_lies, one_at_a_time, start_and_end, recovery, nobody_is_left):
+        for case in (lists, life_of_a_lease, refusals_and_lies, one_at_a_time, start_and_end, recovery, damaged_record,
+                     nobody_is_left):
             if not report.run(f"gpus/{case.__name__}", case, g):
                 break
             rig.drop_peers()

@@ -164,6 +164,8 @@ struct vm;
 void gpu_grant(struct broker *b, struct vm *vm);
 /* Takes them back from a VM in VM_REVOKING; vm_revoked() follows in any case. */
 void gpu_revoke(struct broker *b, struct vm *vm);
+/* The same of a VM that could not be loaded: its slot, hence its user, may soon be another's. */
+void gpu_revoke_lost(struct broker *b, const char *name);
 /* At the start: finishes or undoes what was interrupted. */
 void gpu_recover_all(struct broker *b);
 

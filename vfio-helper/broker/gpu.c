@@ -266,3 +266,11 @@ void gpu_revoke(struct broker *b, struct vm *vm)
 		    LOG_STR("STATUS", proto_status_name(status)));
 	vm_revoked(b, vm);
 }
+
+void gpu_revoke_lost(struct broker *b, const char *name)
+{
+	const struct bind_request ask = request(BIND_REVOKE, name);
+
+	if (b->setup.gpus && act_start(b, &ask, NULL, on_revoked) != PROTO_OK)
+		audit_event(b, LOG_ERR, "gpu-revoke-failed", LOG_STR("VM", name));
+}

@@ -558,6 +558,7 @@ static void left_out(struct broker *b, const char *name)
 {
 	audit_event(b, LOG_ERR, "vm-damaged", LOG_STR("VM", name),
 		    LOG_STR("WHY", "its record is damaged, or max_vms was lowered below its slot"));
+	gpu_revoke_lost(b, name);
 }
 
 static int load_one(void *arg, const char *name)
