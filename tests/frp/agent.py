@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 
-from rig import TOKEN, Source, Service, fetch, free_port, until
+from rig import TOKEN, fetch, free_port, ordinary_user, until
 
 SECRET_HEADER = "X-Agent-Secret"
 
@@ -107,7 +107,7 @@ class Agentd:
 
 @contextlib.contextmanager
 def pair(w, settings=()):
-    sup = w.supervisor(settings={"agentd_user": w_user(), "tls": "encrypt"}.items())
+    sup = w.supervisor(settings={"agentd_user": ordinary_user(), "tls": "encrypt"}.items())
     agentd = Agentd(w, sup, settings).start()
     try:
         yield agentd
@@ -115,10 +115,6 @@ def pair(w, settings=()):
         agentd.end()
         if os.environ.get("FRP_SHOW_LOGS"):
             print(agentd.log_path.read_text())
-
-
-def w_user():
-    return "nobody" if os.geteuid() == 0 else subprocess.check_output(["id", "-un"], text=True).strip()
 
 
 def whole(w):

@@ -389,5 +389,7 @@ class FakeFrp:
     def close(self):
         with self.lock:
             self._end()
-        self.control.close()
-        self.vhost_socket.close()
+        for listener in (self.control, self.vhost_socket):
+            # Wakes its thread, which would else accept for whoever gets the descriptor's number next.
+            listener.shutdown(socket.SHUT_RDWR)
+            listener.close()
