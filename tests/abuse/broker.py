@@ -146,8 +146,10 @@ def nonsense(rig):
     """Any operation with any length, bytes and descriptors: an answer each time, and no process, no file."""
     rnd = random.Random(3)
     null = os.open("/dev/null", os.O_RDWR)
+    log = rig.root / "log/vfio-helper.log"
     with decoys(), taken_over(rig) as pair:
         before, born = files(rig), children(pair.helper.pid)
+        said = log.read_text().count("asks for what it may not")
         for op in [*range(0, 12), 255, 1 << 31, 0xffffffff]:
             for length in (0, 1, 3, 4, 5, 8, 16, 1015, 1016, 1017, SPEC.size - 1, SPEC.size, SPEC.size + 1, 4000):
                 for n_fds in (0, 1, 2, 3, 15):
@@ -156,6 +158,7 @@ def nonsense(rig):
                     result = pair.ask(op, rnd.randbytes(length), [null] * n_fds)[0]
                     assert result == EBADMSG, (op, length, n_fds, result)
         assert children(pair.helper.pid) == born and files(rig) == before and not rig.slot_processes()
+        assert 1 <= log.read_text().count("asks for what it may not") - said < 16, "each of them was logged"
     os.close(null)
 
 
@@ -288,12 +291,15 @@ def records_are_only_added(rig):
         for words in (("",), ("Vm-start",), ("vm start",), ("vm-start\n9 9 x",), ("audit-torn",), ("audit-broken",),
                       ("helper-start",), ("x" * 33,), ("ok", "VM"), ("ok", "vm", "x"), ("ok", "", "x"), ("ok", "_UID", "0"),
                       ("ok", "AUDIT_HASH", "0" * 64), ("ok", "AUDIT_SEQ", "1"), ("ok", "MESSAGE", "x"),
-                      ("ok", "PRIORITY", "0"), ("ok", "SYSLOG_IDENTIFIER", "sshd"), ("ok", "A B", "x"), ("ok", "A=B", "x"),
+                      ("ok", "PRIORITY", "0"), ("ok", "SYSLOG_IDENTIFIER", "sshd"), ("ok", "MESSAGE_ID", "0" * 32),
+                      ("ok", "OBJECT_SYSTEMD_UNIT", "ssh.service"), ("ok", "UNIT", "x"), ("ok", "COREDUMP_UNIT", "x"),
+                      ("ok", "USER_UNIT", "x"), ("ok", "A B", "x"), ("ok", "A=B", "x"),
                       ("ok", "X" * 25, "x"), ("ok", *("K", "v") * 17)):
             assert audit(pair, *words) == EBADMSG, words
         for text, length in ((b"ok\0", 0), (b"ok\0", 2), (b"ok", 1009), (b"ok\0", 0xffffffff), (b"x" * 1008, 1008)):
             assert audit(pair, text=text, length=length) == EBADMSG, (text[:9], length)
-        assert audit(pair, "ok", level=8) == EBADMSG
+        for level in (0, 1, 8, 0xffffffff):
+            assert audit(pair, "ok", level=level) == EBADMSG, level
         assert log.read_bytes() == before
         assert audit(pair, "vm-start", "VM", "x\n1 1 vm-kill VM=y " + "0" * 64 + "\n\x1b[2J=") == 0
         after = log.read_bytes()

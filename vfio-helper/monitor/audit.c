@@ -106,15 +106,21 @@ static bool event_ok(const char *text)
 	       strncmp(text, "audit-", 6) != 0 && strncmp(text, "helper-", 7) != 0;
 }
 
+/* Beginnings of names by which the log, or the journal with root's word, means something. */
+static const char *const kept_keys[] = {
+	"AUDIT_",    "SYSLOG_",     "MESSAGE", "PRIORITY", "OBJECT_", "UNIT",         "USER_",
+	"COREDUMP_", "INVOCATION_", "JOB_",    "CODE_",    "TID",     "DOCUMENTATION"};
+
 /* "PEER_UID". What the journal takes from us under such a name is ours, too. */
 static bool key_ok(const char *text)
 {
 	size_t len = strlen(text);
 
+	for (size_t i = 0; i < ARRAY_LEN(kept_keys); i++)
+		if (strncmp(text, kept_keys[i], strlen(kept_keys[i])) == 0)
+			return false;
 	return len > 0 && len <= KEY_MAX && text[0] != '_' &&
-	       text[strspn(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZ_")] == '\0' &&
-	       strncmp(text, "AUDIT_", 6) != 0 && strncmp(text, "SYSLOG_", 7) != 0 &&
-	       !STR_EQ(text, "MESSAGE") && !STR_EQ(text, "PRIORITY");
+	       text[strspn(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZ_")] == '\0';
 }
 
 /* Splits the text into event and fields, which point into it. */
@@ -124,8 +130,9 @@ static int parse(const struct pair_audit *record, const char **ret_event,
 	const char *p = record->text, *end = p + record->len;
 	size_t n = 0;
 
-	if (record->level > LOG_DEBUG || record->len == 0 || record->len > sizeof(record->text) ||
-	    end[-1] != '\0' || !event_ok(p))
+	/* The journal sends what is graver to everyone's terminal. */
+	if (record->level < LOG_CRIT || record->level > LOG_DEBUG || record->len == 0 ||
+	    record->len > sizeof(record->text) || end[-1] != '\0' || !event_ok(p))
 		return -EBADMSG;
 	*ret_event = p;
 	for (p += strlen(p) + 1; p < end; n++) {

@@ -71,7 +71,8 @@ struct monitor {
 	int accel_fd, cgroup_fd;                            /* owned */
 	pid_t broker_pid;
 	uint32_t n_children;
-	bool gpus; /* vfio-bind is there and may be asked */
+	uint64_t n_refused; /* requests that were nonsense */
+	bool gpus;          /* vfio-bind is there and may be asked */
 	bool ready;
 };
 

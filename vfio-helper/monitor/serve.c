@@ -132,6 +132,16 @@ static int act(struct monitor *m, uint32_t op, const struct request *q, struct p
 	}
 }
 
+/* The first, the second, the fourth and so on: a flood of them must not push out other words. */
+static void note_refused(struct monitor *m, uint32_t op)
+{
+	uint64_t n = ++m->n_refused;
+
+	if ((n & (n - 1)) == 0)
+		log_event(LOG_CRIT, "the broker asks for what it may not", LOG_NUM("OP", op),
+			  LOG_NUM("COUNT", n));
+}
+
 static void request_done(struct request *q)
 {
 	fdlist_done(&q->fds);
@@ -156,8 +166,7 @@ static int serve_one(struct monitor *m)
 	q.len = (size_t)n - sizeof(header);
 	answer.result = act(m, header.op, &q, &answer, &pidfd);
 	if (answer.result == -EBADMSG)
-		log_event(LOG_CRIT, "the broker asks for what it may not",
-			  LOG_NUM("OP", header.op));
+		note_refused(m, header.op);
 	if (pidfd >= 0)
 		m->n_children++;
 	header.len = sizeof(answer);
