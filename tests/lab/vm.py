@@ -136,7 +136,7 @@ class Lab:
 
     def boot(self, wait_s=BOOT_S):
         append = ("root=/dev/vda rw console=ttyS0 quiet intel_iommu=on iommu=pt mitigations=off net.ifnames=1 "
-                  "apparmor=0 audit=0 edd=off systemd.show_status=0 tsc=unstable " + self.append)
+                  "apparmor=0 audit=0 edd=off systemd.show_status=1 tsc=unstable " + self.append)
         args = ["nice", "-n", "5", "timeout", "-k", "5", str(self.limit_s), "qemu-system-x86_64", "-name", "qudata-lab",
                 "-machine", "q35,kernel-irqchip=split", "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max",
                 "-smp", str(self.cpus), "-m", str(self.memory_mib), "-nodefaults", "-no-user-config",
@@ -215,7 +215,7 @@ class Lab:
         """An orderly one; the VM is the same, its disk too."""
         self.ssh("systemd-run --on-active=1 systemctl reboot", check=False)
         self.forget_connection()
-        self.await_ssh()
+        self.await_ssh(2 * BOOT_S)
 
     def forget_connection(self):
         subprocess.run([*self.ssh_command("-O", "exit")], check=False, capture_output=True)

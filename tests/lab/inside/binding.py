@@ -14,7 +14,7 @@ import subprocess
 import threading
 import time
 
-from guestlib import (LIBEXEC, PAYLOAD, PCI, TOPOLOGIES, await_that, driver, functions, group, install, read, run, state,
+from guestlib import (LIBEXEC, PAYLOAD, PCI, await_that, driver, functions, install, nodes_of, read, run, state,
                       vfio_nodes)
 from verdicts import explain
 
@@ -58,10 +58,6 @@ def gpus_of(name):
 
 def records():
     return sorted(p.name for p in STATE.iterdir() if p.name != "lock") if STATE.exists() else []
-
-
-def nodes_of(addresses):
-    return sorted({f"/dev/vfio/{group(a)}" for a in addresses})
 
 
 def is_bound(addresses):

@@ -8,9 +8,9 @@ import pwd
 import threading
 import time
 
-from binding import Unchanged, is_bound, leaks, nodes_of, records
+from binding import Unchanged, is_bound, leaks, records
 from guestlib import (PCI, add_key, await_that, create, ctl, delete, driver, functions, in_guest, install, instances,
-                      qemu_pids, read, run, state)
+                      nodes_of, qemu_pids, read, run, state)
 from verdicts import explain
 
 STATE = pathlib.Path("/root/gpus-before-reboot.json")
@@ -44,9 +44,12 @@ def listed():
     return {gpu["address"]: gpu for gpu in json.loads(ctl("gpus", "--json").stdout)["gpus"]}
 
 
-def api_lists_the_gpus():
+def the_suite_is_up():
     install()
-    await_that("the helper has been reached", lambda: ctl("gpus", "--json", check=False).returncode == 0)
+    await_that("the helper has been reached", lambda: ctl("gpus", "--json", check=False).returncode == 0, 60)
+
+
+def api_lists_the_gpus():
     seen, judged = listed(), explain()
     assert {a: g["verdict"] for a, g in seen.items()} == {a: v[0] for a, v in judged.items()}, (seen, judged)
 
@@ -193,7 +196,6 @@ def killed_while_it_begins_and_ends():
 
 
 def before_reboot():
-    install()
     mine = functions("second")
     instance = create("--gpus", mine[0])
     is_given(mine)
@@ -214,12 +216,12 @@ def after_reboot():
     assert driver(mine[0]) == "bochs-drm" and not records(), (driver(mine[0]), records())
 
 
-def five_lives():
+def lives(count):
     """Bind, boot, look, delete, again and again: nothing piles up."""
     cards = (functions("alone"), functions("second"))
     before = leaks()
     with Unchanged():
-        for n in range(5):
+        for n in range(count):
             mine = cards[n % 2]
             instance = create("--gpus", mine[0])
             add_key(instance)
@@ -229,11 +231,20 @@ def five_lives():
     assert leaks() == before, (before, leaks())
 
 
+def three_lives():
+    lives(3)
+
+
+def fifty_lives():
+    lives(50)
+
+
 GROUPS = {
-    "gpus": (api_lists_the_gpus, a_guest_sees_its_gpu, two_side_by_side, stop_and_start_keep_the_gpu,
+    "gpus": (the_suite_is_up, api_lists_the_gpus, a_guest_sees_its_gpu, two_side_by_side, stop_and_start_keep_the_gpu,
              refused_with_every_reason, the_vm_is_killed, daemons_killed_while_it_runs),
-    "lives": (five_lives,),
-    "gpu-kills": (killed_while_it_begins_and_ends,),
-    "gpu-reboot-before": (before_reboot,),
-    "gpu-reboot-after": (after_reboot,),
+    "lives": (the_suite_is_up, three_lives),
+    "fifty-lives": (the_suite_is_up, fifty_lives),
+    "gpu-kills": (the_suite_is_up, killed_while_it_begins_and_ends),
+    "gpu-reboot-before": (the_suite_is_up, before_reboot),
+    "gpu-reboot-after": (the_suite_is_up, after_reboot),
 }

@@ -18,6 +18,7 @@ PCI = pathlib.Path("/sys/bus/pci/devices")
 LIBEXEC = pathlib.Path("/usr/local/libexec/qudata")
 UNITS = ("qudata-agentd", "qudata-helper", "qudata-vmmon", "qudata-frp")
 GUEST_S = 300  # a guest under emulated KVM
+IOMMUFD = pathlib.Path("/dev/iommu").exists()  # then it is what the suite is told to use
 
 
 def run(*command, check=True, stdin=None, timeout=120, **kw):
@@ -73,7 +74,15 @@ def state(addresses=None):
 
 
 def vfio_nodes():
-    return sorted(node for node in os.listdir("/dev/vfio") if node.isdigit())
+    """VFIO's nodes of groups and of single functions, without the container."""
+    return sorted(str(path) for path in pathlib.Path("/dev/vfio").rglob("*") if path.name not in ("vfio", "devices"))
+
+
+def nodes_of(addresses):
+    """The nodes by which a guest reaches functions that are bound."""
+    if IOMMUFD:
+        return sorted(f"/dev/vfio/devices/{path.name}" for a in addresses for path in (PCI / a / "vfio-dev").iterdir())
+    return sorted({f"/dev/vfio/{group(a)}" for a in addresses})
 
 
 # ---- the installed suite ----------------------------------------------------------------------------------
@@ -88,7 +97,8 @@ def install(*settings):
     conf = pathlib.Path("/etc/qudata/helper.conf")
     text = conf.read_text(encoding="ascii")
     # No firmware: OVMF under KVM under emulation ends QEMU 7.2, the one that runs the lab, by an assertion.
-    for setting in ("gpu_vendors = 1234,1002", "firmware = none", *settings):
+    iommufd = ("gpu_iommufd = yes",) if IOMMUFD else ()
+    for setting in ("gpu_vendors = 1234,1002", "firmware = none", *iommufd, *settings):
         if f"\n{setting}\n" not in text:
             text += f"\n{setting}\n"
     conf.write_text(text, encoding="ascii")

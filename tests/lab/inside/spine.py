@@ -1,15 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The suite without GPUs on a real kernel: the units, KVM by its own proof, limits of the VMs' cgroups that hold,
-and a reboot of the host that is told of."""
+"""The suite without GPUs on a real kernel: the units, KVM by its own proof, limits of the VMs' cgroups that hold."""
 import contextlib
 import json
 import pathlib
-import time
 
 from guestlib import (UNITS, add_key, await_that, create, ctl, delete, in_guest, install, instances, journal, main_pid,
                       qemu_pids, read, run)
-
-STATE = pathlib.Path("/root/before-reboot.json")
 
 
 def units_start_on_demand():
@@ -103,29 +99,7 @@ def delete_leaves_nothing():
     await_that("the VM's cgroup is gone", lambda: not [p for p in vms.iterdir() if p.is_dir()], 20)
 
 
-def before_reboot():
-    """An instance runs; the host's reboot follows, made by the one who called this."""
-    instance = create()
-    assert [i["status"] for i in instances()] == ["running"]
-    STATE.write_text(json.dumps({"instance": instance, "time": time.time()}), encoding="ascii")
-
-
-def after_reboot():
-    """The instance is told to have ended by the host's reboot, with the time; it can be started again."""
-    old = json.loads(STATE.read_text(encoding="ascii"))
-    (seen,) = instances()
-    assert seen["instance_id"] == old["instance"], seen
-    seen = await_that("agentd has told", lambda: next((i for i in instances() if i["status"] != "running"), None), 60)
-    assert seen["status"] in ("error", "paused") and "host rebooted at" in json.dumps(seen), seen
-    assert not qemu_pids()
-    ctl("start", old["instance"])
-    ctl("wait", old["instance"], "--for", "running", "--timeout", "240", timeout=300)
-    assert len(qemu_pids()) == 1
-
-
 GROUPS = {
     "spine": (units_start_on_demand, kvm_is_proved, limits_are_written, limits_hold, memory_ends_only_the_vm,
               delete_leaves_nothing),
-    "reboot-before": (units_start_on_demand, before_reboot),
-    "reboot-after": (after_reboot, delete_leaves_nothing),
 }
