@@ -6,6 +6,8 @@
 #include "agentd/request.h"
 
 #include "agentd/gpus.h"
+#include "common/cmdline.h"
+#include "common/imageref.h"
 
 #include <math.h>
 
@@ -507,6 +509,8 @@ static int get_image(const json_t *body, struct create_request *req, struct err 
 {
 	const char *image, *tag, *registry;
 	char full[2 * IMAGE_MAX + TAG_MAX + 3];
+	struct err why = {0};
+	struct imageref ref;
 	size_t n;
 	int r = get_text(body, "image", IMAGE_MAX, false, &image, reterr);
 
@@ -532,6 +536,8 @@ static int get_image(const json_t *body, struct create_request *req, struct err 
 		       request_image_has_tag(image) ? ""
 		       : tag                        ? tag
 						    : "latest");
+	if (imageref_parse(full, &ref, &why) < 0)
+		return err_set(reterr, -EINVAL, "image: %s", why.text);
 	req->has_image = true;
 	return put(req, "image", json_string(full), reterr);
 }
@@ -642,6 +648,17 @@ static int get_env(const json_t *body, struct create_request *req, struct err *r
 	return json_object_size(env) > 0 ? put(req, "env", json_incref(env), reterr) : 0;
 }
 
+/* It is split where the container is made; a quote left open is said here. */
+static int check_command(const struct create_request *req, struct err *reterr)
+{
+	const char *command = json_string_value(json_object_get(req->tenant, "command"));
+	_cleanup_free_ char **words = NULL;
+
+	if (command && cmdline_split(command, &words) == -EINVAL)
+		return err_set(reterr, -EINVAL, "command has a quote that is not closed");
+	return 0;
+}
+
 static int get_tenant(const json_t *body, struct create_request *req, struct err *reterr)
 {
 	static const struct {
@@ -659,6 +676,8 @@ static int get_tenant(const json_t *body, struct create_request *req, struct err
 
 	for (size_t i = 0; r == 0 && i < ARRAY_LEN(texts); i++)
 		r = copy_text(body, texts[i].key, texts[i].max, texts[i].lines, req, reterr);
+	if (r == 0)
+		r = check_command(req, reterr);
 	return r == 0 ? get_env(body, req, reterr) : r;
 }
 

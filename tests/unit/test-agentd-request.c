@@ -164,6 +164,8 @@ static void test_port_dialects(void **state)
 	create_request_done(&req);
 }
 
+#define HEX64 "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+
 static void test_image_rules(void **state)
 {
 	static const struct {
@@ -174,7 +176,8 @@ static void test_image_rules(void **state)
 		{"{\"image\":\"ubuntu:20.04\",\"image_tag\":\"22.04\"}", "ubuntu:20.04"},
 		{"{\"image\":\"host:5000/repo\",\"image_tag\":\"v1\"}", "host:5000/repo:v1"},
 		{"{\"image\":\"host:5000/repo:v0\",\"image_tag\":\"v1\"}", "host:5000/repo:v0"},
-		{"{\"image\":\"repo@sha256:0123\",\"image_tag\":\"v1\"}", "repo@sha256:0123"},
+		{"{\"image\":\"repo@sha256:" HEX64 "\",\"image_tag\":\"v1\"}",
+		 "repo@sha256:" HEX64},
 		{"{\"image\":\"repo\",\"registry\":\"r.example:5000\"}",
 		 "r.example:5000/repo:latest"},
 		{"{\"image\":\"r.example/repo:1\",\"registry\":\"r.example\"}", "r.example/repo:1"},
