@@ -9,8 +9,10 @@
 #include "agentd/view.h"
 #include "common/log.h"
 
-#define LOG_LINES        100
-#define CONSOLE_PROTOCOL "qudata-console"
+/* A guest under emulation takes its time for a channel and an answer. */
+#define CONTAINER_LOG_TIMEOUT_MS 30000
+#define LOG_LINES                100
+#define CONSOLE_PROTOCOL         "qudata-console"
 
 /* The host. */
 
@@ -87,11 +89,11 @@ void api_host(struct agentd *a, struct http_request *req, struct instance *inst)
 
 /* What the console has printed. */
 
-/* Reads the memfd of a CONSOLE_READ answer. Owned text, NULL when there is none. */
-static char *read_console(enum proto_status status, struct fdlist *fds, size_t *ret_len)
+/* Reads the memfd of an answer. Owned text, NULL when there is none. */
+static char *read_output(enum proto_status status, struct fdlist *fds, size_t max, size_t *ret_len)
 {
 	_cleanup_close_ int fd = status == PROTO_OK ? fdlist_take(fds) : -EBADF;
-	ssize_t size = fd >= 0 ? fd_memfd_check(fd, PROTO_CONSOLE_MAX) : -EBADF;
+	ssize_t size = fd >= 0 ? fd_memfd_check(fd, max) : -EBADF;
 	_cleanup_free_ char *text = size > 0 ? malloc((size_t)size + 2) : NULL;
 	ssize_t n;
 
@@ -129,7 +131,7 @@ static void answer_console_log(struct later *later, enum proto_status status, co
 		return;
 	}
 	/* A guest that has not run, or said nothing, has an empty log. */
-	text = read_console(status, fds, &len);
+	text = read_output(status, fds, PROTO_CONSOLE_MAX, &len);
 	http_reply(later->req, 200, type, text ? text : "", len);
 }
 
@@ -171,33 +173,125 @@ static void keep_last_lines(char *text, size_t len)
 	text[out] = '\0';
 }
 
-static void answer_with_logs(struct later *later, enum proto_status status, const void *rep,
-			     struct fdlist *fds)
+/* Length of the valid UTF-8 sequence at @text, 0 when there is none. */
+static size_t utf8_length(const char *text, size_t len)
+{
+	/* jansson knows the rules; what it accepts, it can also write. */
+	for (size_t n = 1; n <= 4 && n <= len; n++) {
+		json_t *one = json_stringn(text, n);
+
+		if (one) {
+			json_decref(one);
+			return n;
+		}
+	}
+	return 0;
+}
+
+/* A container's output as text: its lines are UTF-8, mostly, and JSON has to be. */
+static void keep_text(char *text, size_t len)
+{
+	size_t out = 0, n;
+
+	for (size_t i = 0; i < len; i += n) {
+		unsigned char c = (unsigned char)text[i];
+
+		n = c < 0x80 ? 1 : utf8_length(text + i, len - i);
+		if (n == 0 || (c < 0x20 && c != '\n' && c != '\t') || c == 0x7f) {
+			n = 1;
+			if (c != '\r')
+				text[out++] = '?';
+			continue;
+		}
+		memmove(text + out, text + i, n);
+		out += n;
+	}
+	text[out] = '\0';
+}
+
+static void reply_with_logs(struct later *later, const char *text)
 {
 	struct instance *inst = agentd_find(later->agentd, later->id);
-	_cleanup_free_ char *text = NULL;
-	size_t len = 0;
 	json_t *data;
 
-	(void)rep;
 	if (!inst) {
 		reply_error(later->req, 404, "the instance is destroyed");
 		return;
 	}
-	text = read_console(status, fds, &len);
-	if (text)
-		keep_last_lines(text, len);
 	data = view_instance_json(inst);
 	(void)json_object_set_new(data, "logs", json_string(text ? text : ""));
 	reply_data(later->req, data);
 }
 
-void api_get_bare(struct agentd *a, struct http_request *req, struct instance *inst)
+static void answer_with_console(struct later *later, enum proto_status status, const void *rep,
+				struct fdlist *fds)
+{
+	_cleanup_free_ char *text = NULL;
+	size_t len = 0;
+
+	(void)rep;
+	text = read_output(status, fds, PROTO_CONSOLE_MAX, &len);
+	if (text)
+		keep_last_lines(text, len);
+	reply_with_logs(later, text);
+}
+
+/* A container that is not there yet, or a guest that does not answer, has an empty log. */
+static void answer_with_logs(struct later *later, enum proto_status status, const void *rep,
+			     struct fdlist *fds)
+{
+	_cleanup_free_ char *text = NULL;
+	size_t len = 0;
+
+	(void)rep;
+	text = read_output(status, fds, PROTO_LOG_BYTES_MAX, &len);
+	if (text)
+		keep_text(text, len);
+	reply_with_logs(later, text);
+}
+
+static void ask_container_log(struct agentd *a, struct http_request *req, struct instance *inst)
+{
+	struct container_logs_req op_req = {.lines = LOG_LINES};
+	const struct later_question question = {
+		.peer = PEER_VMMON,
+		.op_number = OP_CONTAINER_LOGS,
+		.req = &op_req,
+		.timeout_ms = CONTAINER_LOG_TIMEOUT_MS,
+		.answer = answer_with_logs,
+	};
+
+	(void)proto_name_set(op_req.vm, inst->id);
+	later_ask(a, req, inst, &question);
+}
+
+static bool wants_logs(const struct http_request *req)
 {
 	char logs[8];
 
-	if (inst && http_query(req, "logs", logs, sizeof(logs)) >= 0 && STR_EQ(logs, "true"))
-		ask_console_log(a, req, inst, answer_with_logs);
+	return http_query(req, "logs", logs, sizeof(logs)) >= 0 && STR_EQ(logs, "true");
+}
+
+static void ask_logs(struct agentd *a, struct http_request *req, struct instance *inst)
+{
+	if (instance_has_container(inst))
+		ask_container_log(a, req, inst);
+	else
+		ask_console_log(a, req, inst, answer_with_console);
+}
+
+void api_get(struct agentd *a, struct http_request *req, struct instance *inst)
+{
+	if (wants_logs(req))
+		ask_logs(a, req, inst);
+	else
+		reply_instance(req, inst);
+}
+
+void api_get_bare(struct agentd *a, struct http_request *req, struct instance *inst)
+{
+	if (inst && wants_logs(req))
+		ask_logs(a, req, inst);
 	else
 		reply_text(req, view_bare(a));
 }

@@ -30,12 +30,6 @@ void api_list(struct agentd *a, struct http_request *req, struct instance *inst)
 	reply_text(req, view_list(a));
 }
 
-void api_get(struct agentd *a, struct http_request *req, struct instance *inst)
-{
-	(void)a;
-	reply_instance(req, inst);
-}
-
 /* Creation. */
 
 static bool port_taken(void *ctx, uint16_t port)
@@ -50,16 +44,20 @@ static bool port_taken(void *ctx, uint16_t port)
 	return port == a->http_port || ports_in_use(port);
 }
 
-/* What this version cannot do is refused, so that nobody takes a bare VM for what was asked. */
-static unsigned check_supported(const struct create_request *create, struct err *why)
+/* Environment and command go to the guest in one piece. */
+static unsigned check_container(const struct instance *inst, struct err *why)
 {
-	if (create->has_image) {
-		(void)err_set(why, 0,
-			      "image: containers are not supported by this version yet; leave "
-			      "image out for a bare VM");
-		return 422;
-	}
-	return 0;
+	char *wish = instance_has_container(inst) ? instance_container_wish(inst) : NULL;
+	size_t len = wish ? strlen(wish) : 0;
+
+	if (wish)
+		explicit_bzero(wish, len);
+	free(wish);
+	if (len <= PROTO_WISH_MAX)
+		return 0;
+	(void)err_set(why, 0, "env_variables: with the command they have %zu bytes; %d are allowed",
+		      len, PROTO_WISH_MAX);
+	return 422;
 }
 
 static unsigned over(struct err *why, const char *field, uint32_t asked, uint32_t max,
@@ -122,7 +120,7 @@ static unsigned choose_ports(struct agentd *a, const struct create_request *crea
 static unsigned fill(struct agentd *a, const struct create_request *create, struct instance *inst,
 		     struct err *why)
 {
-	unsigned status = check_supported(create, why);
+	unsigned status;
 
 	inst->cpus = create->cpus ? create->cpus : a->config.default_cpus;
 	inst->memory_mib = create->memory_mib ? create->memory_mib : a->config.default_memory_mib;
@@ -133,11 +131,12 @@ static unsigned fill(struct agentd *a, const struct create_request *create, stru
 	inst->tenant = json_incref(create->tenant);
 	(void)snprintf(inst->name, sizeof(inst->name), "%s", create->name);
 	(void)snprintf(inst->image, sizeof(inst->image), "%s", a->config.base_image);
-	if (status == 0)
-		status = check_ceilings(a, inst, why);
+	status = check_ceilings(a, inst, why);
 	if (status == 0)
 		status = check_room(a, why);
-	return status == 0 ? choose_ports(a, create, inst, why) : status;
+	if (status == 0)
+		status = choose_ports(a, create, inst, why);
+	return status == 0 ? check_container(inst, why) : status;
 }
 
 /* "Prefer: respond-async" among the preferences, as one dialect's clients send it. */
@@ -392,6 +391,10 @@ void api_put(struct agentd *a, struct http_request *req, struct instance *inst)
 	}
 	inst->seen.boot_deadline_ms = 0; /* whoever gives an order gives it time, too */
 	inst->seen.bind_deadline_ms = 0;
+	/* Whoever gives an order has a container tried again that has failed or ended. */
+	inst->seen.container_set = false;
+	if (inst->seen.container.state >= PROTO_CONTAINER_EXITED)
+		inst->seen.container = (struct container_seen){.state = PROTO_CONTAINER_WAITING};
 	inst->failures = 0;
 	inst->crashes = 0;
 	inst->retry_ms = 0;

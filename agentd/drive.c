@@ -30,6 +30,7 @@ union step_request {
 	struct guest_watch_req watch;
 	struct guest_powerdown_req powerdown;
 	struct guest_set_keys_req keys;
+	struct container_set_req container;
 	struct guest_discard_req discard;
 };
 
@@ -117,6 +118,21 @@ static int fill_keys(struct instance *inst, union step_request *req, int *ret_fd
 	return 0;
 }
 
+static int fill_container(struct instance *inst, union step_request *req, int *ret_fd)
+{
+	char *text = instance_container_wish(inst);
+	int fd = text ? fd_memfd_sealed("container-wish", text, strlen(text)) : -ENOMEM;
+
+	if (text)
+		explicit_bzero(text, strlen(text));
+	free(text);
+	req->container.generation = inst->seen.generation;
+	if (fd < 0)
+		return fd;
+	*ret_fd = fd;
+	return 0;
+}
+
 /* Answers. */
 
 static void done_describe(struct instance *inst, const void *body)
@@ -180,8 +196,10 @@ static void guest_is(struct instance *inst, enum proto_guest_state state)
 		seen->keys_applied = 0; /* it has booted: what it holds now is not known */
 		seen->keys_failed = false;
 	}
-	if (state == PROTO_GUEST_RESETTING)
+	if (state == PROTO_GUEST_RESETTING) {
 		seen->resetting = true;
+		seen->container.state = PROTO_CONTAINER_WAITING;
+	}
 	seen->guest = state;
 	if (state == PROTO_GUEST_GONE || state == PROTO_GUEST_UNWATCHED) {
 		seen->watched = false;
@@ -196,6 +214,7 @@ static void done_watch(struct instance *inst, const void *body)
 	const struct guest_watch_rep *rep = body;
 
 	inst->seen.watched = true;
+	inst->seen.container_set = false;
 	guest_is(inst, (enum proto_guest_state)rep->state);
 }
 
@@ -219,6 +238,12 @@ static void done_keys(struct instance *inst, const void *body)
 	log_event(LOG_INFO, "SSH keys installed", LOG_STR("INSTANCE", inst->id),
 		  LOG_NUM("KEYS", inst->n_keys));
 	agentd_changed(inst->agentd, inst);
+}
+
+static void done_container(struct instance *inst, const void *body)
+{
+	(void)body; /* how it goes on, events tell */
+	inst->seen.container_set = true;
 }
 
 static void done_bind(struct instance *inst, const void *body)
@@ -273,6 +298,8 @@ static const struct remote_step remotes[STEP_COUNT] = {
 	[STEP_START] = {OP_VM_START, PEER_HELPER, 120000, true, fill_start, done_start},
 	[STEP_WATCH] = {OP_GUEST_WATCH, PEER_VMMON, 10000, false, fill_watch, done_watch},
 	[STEP_KEYS] = {OP_GUEST_SET_KEYS, PEER_VMMON, 30000, false, fill_keys, done_keys},
+	[STEP_CONTAINER] = {OP_CONTAINER_SET, PEER_VMMON, 10000, false, fill_container,
+			    done_container},
 	[STEP_POWERDOWN] = {OP_GUEST_POWERDOWN, PEER_VMMON, 5000, false, fill_powerdown,
 			    done_nothing},
 	[STEP_KILL] = {OP_VM_KILL, PEER_HELPER, 10000, false, fill_kill, done_kill},
@@ -552,8 +579,9 @@ static void start_remote(struct instance *inst, enum step step)
 	if (r == 0 && remote->fill)
 		r = remote->fill(inst, &req, &fd);
 	if (r == 0) {
-		/* Every request names its VM, and all but three begin with it. */
+		/* Every request names its VM, and all but four begin with it. */
 		char *name = step == STEP_KILL        ? req.kill.vm
+			     : step == STEP_CONTAINER ? req.container.vm
 			     : step == STEP_WATCH     ? req.watch.vm
 			     : step == STEP_POWERDOWN ? req.powerdown.vm
 						      : req.describe.vm;
@@ -588,6 +616,8 @@ static void forget_run(struct seen *seen)
 	seen->watched = false;
 	seen->guest = PROTO_GUEST_UNWATCHED;
 	seen->resetting = false;
+	seen->container_set = false;
+	seen->container = (struct container_seen){0};
 	seen->keys_failed = false;
 	seen->keys_applied = 0;
 	seen->powerdown_ms = 0;
@@ -728,6 +758,7 @@ static struct decision decide(struct instance *inst, uint64_t now_ms)
 		.run = &inst->run,
 		.seen = &inst->seen,
 		.has_gpus = proto_gpus_count(inst->gpus) > 0,
+		.has_container = instance_has_container(inst),
 		.helper_up = peers_up(a->peers, PEER_HELPER),
 		.vmmon_up = peers_up(a->peers, PEER_VMMON),
 		.now_ms = now_ms,
@@ -814,6 +845,9 @@ void drive_peer_changed(void *ctx, enum peer_id id, bool up)
 		}
 		if (id == PEER_VMMON) {
 			inst->seen.watched = false;
+			/* Which container it is stays known. */
+			inst->seen.container.state = PROTO_CONTAINER_NONE;
+			inst->seen.container.words[0] = '\0';
 			inst->seen.powerdown_ms = 0;
 		}
 		if (up)
@@ -843,12 +877,41 @@ static void on_guest_state(struct agentd *a, const struct guest_state_ev *ev)
 	guest_is(inst, (enum proto_guest_state)ev->state);
 }
 
+static void on_container_state(struct agentd *a, const struct container_state_ev *ev)
+{
+	struct instance *inst = agentd_find(a, ev->vm);
+	enum proto_container_state state = (enum proto_container_state)ev->state;
+	struct container_seen *seen;
+
+	if (!inst || !inst->seen.watched || inst->seen.generation != ev->generation)
+		return;
+	seen = &inst->seen.container;
+	/* vmmon begins anew and finds its way to a container that runs: nothing has changed yet. */
+	if (seen->state == PROTO_CONTAINER_NONE &&
+	    (state == PROTO_CONTAINER_WAITING || state == PROTO_CONTAINER_STARTING) &&
+	    instance_container_state(inst) == PROTO_CONTAINER_RUNNING)
+		return;
+	*seen = (struct container_seen){
+		.state = state, .percent = ev->percent, .exit_code = ev->exit_code};
+	memcpy(seen->id, ev->id, sizeof(seen->id));
+	memcpy(seen->words, ev->words, sizeof(seen->words));
+	if (state == PROTO_CONTAINER_RUNNING && inst->run.container_generation != ev->generation) {
+		struct run next = inst->run;
+
+		next.container_generation = ev->generation;
+		(void)store_run(inst, &next);
+	}
+	agentd_changed(a, inst);
+}
+
 void drive_peer_event(void *ctx, enum peer_id id, uint32_t op_number, const void *body)
 {
 	if (id == PEER_HELPER && op_number == OP_VM_EXITED)
 		on_vm_exited(ctx, body);
 	else if (id == PEER_VMMON && op_number == OP_GUEST_STATE)
 		on_guest_state(ctx, body);
+	else if (id == PEER_VMMON && op_number == OP_CONTAINER_STATE)
+		on_container_state(ctx, body);
 	else if (id == PEER_FRP)
 		tunnels_event(ctx, op_number, body);
 }

@@ -7,6 +7,8 @@
 
 #include <sys/random.h>
 
+#define SSH_PORT 22 /* the VM's own sshd has it */
+
 static const char hex[] = "0123456789abcdef";
 
 struct instance *instance_new(struct agentd *a)
@@ -61,6 +63,54 @@ bool instance_alive(const struct instance *inst)
 	if (!inst->seen.described)
 		return inst->run.started_generation != 0;
 	return inst->seen.vm == PROTO_VM_RUNNING || inst->seen.vm == PROTO_VM_STARTING;
+}
+
+bool instance_has_container(const struct instance *inst)
+{
+	return json_object_get(inst->tenant, "image") != NULL;
+}
+
+enum proto_container_state instance_container_state(const struct instance *inst)
+{
+	const struct run *run = &inst->run;
+
+	if (inst->seen.container.state != PROTO_CONTAINER_NONE)
+		return inst->seen.container.state;
+	/* While vmmon is away, the last that is known stands. */
+	return run->container_generation != 0 &&
+			       run->container_generation == run->started_generation
+		       ? PROTO_CONTAINER_RUNNING
+		       : PROTO_CONTAINER_WAITING;
+}
+
+static json_t *container_ports(const struct instance *inst)
+{
+	json_t *ports = json_array();
+
+	for (size_t i = 0; i < proto_ports_count(inst->ports); i++)
+		if (inst->ports[i].guest != SSH_PORT)
+			(void)json_array_append_new(ports, json_integer(inst->ports[i].guest));
+	return ports;
+}
+
+char *instance_container_wish(const struct instance *inst)
+{
+	static const char *const members[] = {"image", "login", "password", "command", "env"};
+	json_t *wish = json_object();
+	char *text;
+
+	for (size_t i = 0; i < ARRAY_LEN(members); i++) {
+		json_t *value = json_object_get(inst->tenant, members[i]);
+
+		if (value)
+			(void)json_object_set(wish, members[i], value);
+	}
+	(void)json_object_set_new(wish, "ports", container_ports(inst));
+	(void)json_object_set_new(wish, "gpus",
+				  json_integer((json_int_t)proto_gpus_count(inst->gpus)));
+	text = json_dumps(wish, JSON_COMPACT);
+	json_decref(wish);
+	return text;
 }
 
 static void clear_fault(struct run *run)

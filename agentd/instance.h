@@ -50,14 +50,22 @@ struct run {
 	uint64_t
 		started_generation; /* of the run in progress; 0: none that was not accounted for */
 	uint64_t ready_generation;  /* the last one whose guest has reported */
-	bool prepared;              /* the disk was made: its absence is a loss */
-	bool had_keys;              /* the guest may hold tenant keys */
-	bool keys_on_disk;          /* the guest's disk holds the list as it is now */
-	int64_t since_s;            /* Unix time of the last change of the status word */
-	char boot_id[BOOT_ID_SIZE]; /* the host's, when the run started */
-	char host_key[HOST_KEY_SIZE]; /* the guest's public key; "" before enrolment */
-	char error[RUN_ERROR_MAX];    /* with a fault: what happened */
-	char note[ERR_TEXT_MAX];      /* without: a remark, such as why it is paused */
+	uint64_t container_generation; /* the last one whose container has run */
+	bool prepared;                 /* the disk was made: its absence is a loss */
+	bool had_keys;                 /* the guest may hold tenant keys */
+	bool keys_on_disk;             /* the guest's disk holds the list as it is now */
+	int64_t since_s;               /* Unix time of the last change of the status word */
+	char boot_id[BOOT_ID_SIZE];    /* the host's, when the run started */
+	char host_key[HOST_KEY_SIZE];  /* the guest's public key; "" before enrolment */
+	char error[RUN_ERROR_MAX];     /* with a fault: what happened */
+	char note[ERR_TEXT_MAX];       /* without: a remark, such as why it is paused */
+};
+
+/* The tenant's container, as vmmon tells. */
+struct container_seen {
+	enum proto_container_state state; /* NONE: not told yet */
+	unsigned int percent, exit_code;
+	char id[72], words[256];
 };
 
 /* What the other daemons have said. Not stored: asked anew after every reconnection. */
@@ -79,6 +87,8 @@ struct seen {
 	uint64_t stop_deadline_ms; /* monotonic; 0: no stop is going on */
 	uint64_t boot_deadline_ms; /* monotonic; 0: not set */
 	uint64_t end_deadline_ms; /* monotonic; how long to wait for the helper's word on the end */
+	bool container_set; /* vmmon has the wish for the container, since it began to watch */
+	struct container_seen container;
 	bool enrolled; /* vmmon has answered GUEST_ENROL since the last look for the seed */
 	bool leased;   /* the VM holds GPUs, as the description says */
 	bool bound;    /* GPU_BIND has succeeded since the last run or loss of the helper */
@@ -135,6 +145,15 @@ bool instance_id_valid(const char *id);
 
 /* Host port of guest port @guest, 0 when there is none. */
 uint16_t instance_host_port(const struct instance *inst, uint16_t guest);
+
+/* Does it run a container, or is it a bare VM? */
+bool instance_has_container(const struct instance *inst);
+
+/* The best that is known of its container: never NONE when there is to be one. */
+enum proto_container_state instance_container_state(const struct instance *inst);
+
+/* The container's wish for vmmon, as JSON (secret; the caller wipes and frees). NULL: no memory. */
+char *instance_container_wish(const struct instance *inst);
 
 /*
  * What an order of a client makes of @run. Returns 0 (also when there is nothing to do), or -EPERM

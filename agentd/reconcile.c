@@ -63,6 +63,8 @@ static struct decision decide_ready(const struct situation *s)
 	if (first || s->seen->resetting || s->run->fault == FAULT_BOOT ||
 	    s->run->restart != RESTART_NONE)
 		return now(STEP_READY);
+	if (s->has_container && !s->seen->container_set)
+		return now(STEP_CONTAINER);
 	return now(STEP_NONE);
 }
 
@@ -257,6 +259,7 @@ const char *step_text(enum step step)
 		[STEP_ADOPT] = "adopting the VM",
 		[STEP_WATCH] = "connecting to the VM",
 		[STEP_KEYS] = "installing the SSH keys",
+		[STEP_CONTAINER] = "handing the container's description to the guest",
 		[STEP_READY] = "ready",
 		[STEP_BOOT_TIMEOUT] = "the guest is late",
 		[STEP_POWERDOWN] = "pressing the power button",

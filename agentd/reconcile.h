@@ -27,6 +27,7 @@ enum step {
 	STEP_ADOPT,        /* record the generation that runs */
 	STEP_WATCH,        /* have its guest followed */
 	STEP_KEYS,         /* install the tenant's keys */
+	STEP_CONTAINER,    /* say which container the guest is to run */
 	STEP_READY,        /* record that the guest has reported */
 	STEP_BOOT_TIMEOUT, /* record that it has not */
 	STEP_POWERDOWN,    /* press the power button */
@@ -44,6 +45,7 @@ struct situation {
 	const struct run *run;
 	const struct seen *seen;
 	bool has_gpus; /* the instance was promised some */
+	bool has_container;
 	bool helper_up, vmmon_up;
 	uint64_t now_ms; /* monotonic */
 };

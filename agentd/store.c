@@ -43,12 +43,13 @@ static int find_word(const char *const words[], size_t n, const char *word)
 
 static json_t *run_to_json(const struct run *run)
 {
-	return json_pack("{s:s, s:s, s:s, s:I, s:I, s:b, s:b, s:b, s:I, s:s, s:s, s:s, s:s}",
+	return json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:b, s:b, s:b, s:I, s:s, s:s, s:s, s:s}",
 			 "goal", goal_words[run->goal], "restart", restart_words[run->restart],
 			 "fault", fault_words[run->fault], "started_generation",
 			 (json_int_t)run->started_generation, "ready_generation",
-			 (json_int_t)run->ready_generation, "prepared", run->prepared, "had_keys",
-			 run->had_keys, "keys_on_disk", run->keys_on_disk, "since",
+			 (json_int_t)run->ready_generation, "container_generation",
+			 (json_int_t)run->container_generation, "prepared", run->prepared,
+			 "had_keys", run->had_keys, "keys_on_disk", run->keys_on_disk, "since",
 			 (json_int_t)run->since_s, "boot_id", run->boot_id, "host_key",
 			 run->host_key, "error", run->error, "note", run->note);
 }
@@ -152,17 +153,17 @@ static int copy(char *to, size_t size, const char *text, const char *what, struc
 static int run_from_json(json_t *json, struct run *run, struct err *reterr)
 {
 	const char *goal, *restart, *fault, *boot_id, *host_key, *error, *note;
-	json_int_t started, ready, since;
+	json_int_t started, ready, since, container = 0;
 	int prepared, had_keys, on_disk, g, s, f, r;
 	json_error_t why;
 
 	if (json_unpack_ex(json, &why, 0,
-			   "{s:s, s:s, s:s, s:I, s:I, s:b, s:b, s:b, s:I, s:s, s:s, s:s, s:s}",
+			   "{s:s, s:s, s:s, s:I, s:I, s:b, s:b, s:b, s:I, s:s, s:s, s:s, s:s, s?I}",
 			   "goal", &goal, "restart", &restart, "fault", &fault,
 			   "started_generation", &started, "ready_generation", &ready, "prepared",
 			   &prepared, "had_keys", &had_keys, "keys_on_disk", &on_disk, "since",
 			   &since, "boot_id", &boot_id, "host_key", &host_key, "error", &error,
-			   "note", &note) < 0)
+			   "note", &note, "container_generation", &container) < 0)
 		return err_set(reterr, -EINVAL, "run: %s", why.text);
 	g = find_word(goal_words, ARRAY_LEN(goal_words), goal);
 	s = find_word(restart_words, ARRAY_LEN(restart_words), restart);
@@ -174,6 +175,7 @@ static int run_from_json(json_t *json, struct run *run, struct err *reterr)
 	run->fault = (enum fault)f;
 	run->started_generation = (uint64_t)started;
 	run->ready_generation = (uint64_t)ready;
+	run->container_generation = (uint64_t)container;
 	run->since_s = since;
 	run->prepared = prepared;
 	run->had_keys = had_keys;

@@ -20,6 +20,26 @@ static bool is_ready(const struct instance *inst)
 	       (instance_alive(inst) && inst->seen.generation == run->ready_generation);
 }
 
+/* The VM is ready. With a container that is half of it. */
+static const char *ready_status(const struct instance *inst)
+{
+	if (!instance_has_container(inst))
+		return "running";
+	switch (instance_container_state(inst)) {
+	case PROTO_CONTAINER_RUNNING:
+		return "running";
+	case PROTO_CONTAINER_EXITED:
+	case PROTO_CONTAINER_FAILED:
+		return "error";
+	case PROTO_CONTAINER_NONE:
+	case PROTO_CONTAINER_WAITING:
+	case PROTO_CONTAINER_PULLING:
+	case PROTO_CONTAINER_STARTING:
+		break;
+	}
+	return "pending";
+}
+
 const char *view_status(const struct instance *inst)
 {
 	const struct run *run = &inst->run;
@@ -32,7 +52,40 @@ const char *view_status(const struct instance *inst)
 		return instance_alive(inst) ? "pending" : "paused";
 	if (run->restart != RESTART_NONE || inst->seen.resetting)
 		return "rebooting";
-	return is_ready(inst) ? "running" : "pending";
+	return is_ready(inst) ? ready_status(inst) : "pending";
+}
+
+/* What the container is about, while the VM itself has nothing to tell. */
+static void container_detail(const struct instance *inst, char *ret_text, size_t size)
+{
+	const struct container_seen *seen = &inst->seen.container;
+	enum proto_container_state state = instance_container_state(inst);
+	const char *text = proto_container_text(state);
+
+	if (state == PROTO_CONTAINER_PULLING)
+		(void)snprintf(ret_text, size, "%s, %u %%%s%s", text, seen->percent,
+			       seen->words[0] ? "; tried again: " : "", seen->words);
+	else
+		(void)snprintf(ret_text, size, "%s%s%s", text, seen->words[0] ? ": " : "",
+			       seen->words);
+}
+
+/* Why the status is error; "" when it is not. */
+static void view_error(const struct instance *inst, char *ret_text, size_t size)
+{
+	const struct container_seen *seen = &inst->seen.container;
+
+	ret_text[0] = '\0';
+	if (inst->run.goal == GOAL_DELETE)
+		return;
+	(void)snprintf(ret_text, size, "%s", inst->run.error);
+	if (ret_text[0] != '\0' || !STR_EQ(inst->status, "error"))
+		return;
+	if (seen->state == PROTO_CONTAINER_FAILED)
+		(void)snprintf(ret_text, size, "%s", seen->words);
+	else if (seen->state == PROTO_CONTAINER_EXITED)
+		(void)snprintf(ret_text, size, "the container has ended with exit code %u%s%s",
+			       seen->exit_code, seen->words[0] ? ": " : "", seen->words);
 }
 
 void view_detail(const struct instance *inst, char *ret_text, size_t size)
@@ -44,6 +97,8 @@ void view_detail(const struct instance *inst, char *ret_text, size_t size)
 			       inst->trouble);
 	else if (inst->doing && inst->doing[0] != '\0' && inst->run.fault != FAULT_FINAL)
 		(void)snprintf(ret_text, size, "%s%s", prefix, inst->doing);
+	else if (STR_EQ(inst->status, "pending") && is_ready(inst) && instance_has_container(inst))
+		container_detail(inst, ret_text, size);
 	else
 		(void)snprintf(ret_text, size, "%s", inst->run.note);
 }
@@ -93,20 +148,20 @@ static const char *view_accel(const struct instance *inst)
 
 json_t *view_instance_json(const struct instance *inst)
 {
-	char detail[2 * ERR_TEXT_MAX + 64];
+	char detail[2 * ERR_TEXT_MAX + 64], error[RUN_ERROR_MAX];
 
 	view_detail(inst, detail, sizeof(detail));
-	return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:s, s:o, s:o, s:I, "
-			 "s:I, s:o, s:o, s:s, s:o}",
-			 "instance_id", inst->id, "vm_id", inst->id, "container_id", "", "name",
-			 inst->name, "status", inst->status, "detail", detail, "error",
-			 inst->run.goal == GOAL_DELETE ? "" : inst->run.error, "cpus",
-			 (int)inst->cpus, "memory_mib", (int)inst->memory_mib, "disk_mib",
-			 (int)inst->disk_mib, "image", inst->image, "ports", view_ports(inst),
-			 "allocated_ports", view_ports(inst), "created_at",
-			 (json_int_t)inst->created_s, "since", (json_int_t)inst->run.since_s,
-			 "gpus", view_gpus(inst), "ssh", view_ssh(inst), "accel", view_accel(inst),
-			 "tunnels", tunnels_instance_json(inst));
+	view_error(inst, error, sizeof(error));
+	return json_pack(
+		"{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:s, s:o, s:o, s:I, "
+		"s:I, s:o, s:o, s:s, s:o}",
+		"instance_id", inst->id, "vm_id", inst->id, "container_id", inst->seen.container.id,
+		"name", inst->name, "status", inst->status, "detail", detail, "error", error,
+		"cpus", (int)inst->cpus, "memory_mib", (int)inst->memory_mib, "disk_mib",
+		(int)inst->disk_mib, "image", inst->image, "ports", view_ports(inst),
+		"allocated_ports", view_ports(inst), "created_at", (json_int_t)inst->created_s,
+		"since", (json_int_t)inst->run.since_s, "gpus", view_gpus(inst), "ssh",
+		view_ssh(inst), "accel", view_accel(inst), "tunnels", tunnels_instance_json(inst));
 }
 
 const char *view_instance(struct instance *inst)

@@ -121,6 +121,17 @@ const char *proto_status_text(enum proto_status status)
 	return (size_t)status < PROTO_STATUS_COUNT ? texts[status] : "unknown status";
 }
 
+const char *proto_container_text(enum proto_container_state state)
+{
+	static const char *const texts[] = {
+#define X(name_, text_) [PROTO_CONTAINER_##name_] = text_,
+		PROTO_CONTAINER_LIST(X)
+#undef X
+	};
+
+	return (size_t)state <= PROTO_CONTAINER_MAX ? texts[state] : "unknown";
+}
+
 const char *proto_tunnel_name(enum proto_tunnel_state state)
 {
 	static const char *const names[] = {

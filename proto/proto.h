@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PROTO_VERSION        3
+#define PROTO_VERSION        4
 #define PROTO_NAME_SIZE      40 /* 32 characters, NUL-padded to a multiple of eight */
 #define PROTO_NAME_MAX       32
 #define PROTO_MAX_VMS        16
@@ -22,12 +22,15 @@
 #define PROTO_MAX_CPUS       512
 #define PROTO_MAX_MEMORY_MIB (8u * 1024 * 1024)
 #define PROTO_MAX_DISK_MIB   (64u * 1024 * 1024)
-#define PROTO_MAX_FDS        1             /* descriptors that one message may carry */
-#define PROTO_MSG_MAX        4096          /* bytes of one datagram */
-#define PROTO_SEED_MAX       (256 * 1024)  /* bytes of a seed disk */
-#define PROTO_KEYS_MAX       (64 * 1024)   /* bytes of a list of public keys */
-#define PROTO_TOKEN_MAX      512           /* bytes of FRP_CONFIGURE's memfd */
-#define PROTO_CONSOLE_MAX    (64 * 1024)   /* bytes of console that are kept and can be read */
+#define PROTO_MAX_FDS        1            /* descriptors that one message may carry */
+#define PROTO_MSG_MAX        4096         /* bytes of one datagram */
+#define PROTO_SEED_MAX       (256 * 1024) /* bytes of a seed disk */
+#define PROTO_KEYS_MAX       (64 * 1024)  /* bytes of a list of public keys */
+#define PROTO_TOKEN_MAX      512          /* bytes of FRP_CONFIGURE's memfd */
+#define PROTO_CONSOLE_MAX    (64 * 1024)  /* bytes of console that are kept and can be read */
+#define PROTO_WISH_MAX       (256 * 1024) /* bytes of CONTAINER_SET's memfd */
+#define PROTO_LOG_LINES_MAX  1000
+#define PROTO_LOG_BYTES_MAX  (128 * 1024)  /* bytes of a container's output that can be read */
 #define PROTO_GPU_LIST_MAX   (1024 * 1024) /* bytes of GPU_LIST's memfd */
 #define PROTO_PCI_MAX        UINT64_C(0xffffffffffff) /* domains have up to 32 bits */
 #define PROTO_NO_GROUP       UINT32_MAX /* gpu_card_ev.group, gpu_part_ev.group: in none */
@@ -183,6 +186,23 @@ enum proto_guest_state {
 	PROTO_GUEST_STOPPING,   /* power button pressed, or the guest shuts down */
 	PROTO_GUEST_GONE,       /* the QMP socket has closed */
 	PROTO_GUEST_MAX = PROTO_GUEST_GONE,
+};
+
+/* The tenant's container in a guest. */
+#define PROTO_CONTAINER_LIST(X)                                                                    \
+	X(NONE, "no container is wanted")                                                          \
+	X(WAITING, "waiting for the guest's container engine")                                     \
+	X(PULLING, "pulling the image")                                                            \
+	X(STARTING, "starting the container")                                                      \
+	X(RUNNING, "the container runs")                                                           \
+	X(EXITED, "the container has ended")                                                       \
+	X(FAILED, "the container cannot be run")
+
+enum proto_container_state {
+#define X(name, text) PROTO_CONTAINER_##name,
+	PROTO_CONTAINER_LIST(X)
+#undef X
+		PROTO_CONTAINER_MAX = PROTO_CONTAINER_FAILED,
 };
 
 /* The tunnels as a whole. */
@@ -385,6 +405,7 @@ const char *proto_status_text(enum proto_status status);
 /* "rentable", "no_iommu"… and the words that explain it. Never NULL. */
 const char *proto_gpu_reason_name(enum proto_gpu_reason reason);
 const char *proto_gpu_reason_text(enum proto_gpu_reason reason);
+const char *proto_container_text(enum proto_container_state state);
 /* "connected"…, "running"… and the words that explain them. Never NULL. */
 const char *proto_tunnel_name(enum proto_tunnel_state state);
 const char *proto_tunnel_text(enum proto_tunnel_state state);

@@ -60,6 +60,8 @@ static void enter(struct guest *g, enum proto_guest_state state)
 	g->ring->ready = state == PROTO_GUEST_READY;
 	if (state != PROTO_GUEST_READY)
 		guest_keys_cancel(&g->tenant, PROTO_UNREACHABLE);
+	if (g->container)
+		container_set_up(g->container, state == PROTO_GUEST_READY);
 	announce(g);
 }
 
@@ -231,25 +233,48 @@ static int begin(struct guest *g)
 	return 0;
 }
 
-static int start_session(void *ctx, const struct keys_list *list, ssh_done_fn *fn, void *arg,
-			 struct ssh_job **ret_job)
+/* Where and as whom to log in; @host_key becomes part of it. */
+static int make_target(const struct guest *g, char host_key[static KEYS_LINE_SIZE],
+		       struct session_target *ret_target)
 {
-	const struct guest *g = ctx;
-	char host_key[KEYS_LINE_SIZE];
-	struct ssh_target target = {
+	int r = keys_pinned(g->env->keys, g->vm, host_key);
+
+	*ret_target = (struct session_target){
 		.base = g->env->base,
 		.port = g->ssh_port,
 		.user = g->env->guest_user,
 		.host_key = host_key,
 	};
-	int r = keys_pinned(g->env->keys, g->vm, host_key);
+	return r < 0 ? r : keys_management(g->env->keys, &ret_target->management_key);
+}
+
+static int start_keys(void *ctx, const struct keys_list *list, ssh_done_fn *fn, void *arg,
+		      struct ssh_job **ret_job)
+{
+	char host_key[KEYS_LINE_SIZE];
+	struct session_target target;
+	int r = make_target(ctx, host_key, &target);
 
 	if (r < 0)
 		return r;
-	r = keys_management(g->env->keys, &target.management_key);
-	if (r < 0)
-		return r;
 	return ssh_job_start(&target, list->text, list->len, SET_KEYS_WAIT_MS, fn, arg, ret_job);
+}
+
+static int start_session(void *ctx, const struct session_handler *handler,
+			 struct session **ret_session)
+{
+	char host_key[KEYS_LINE_SIZE];
+	struct session_target target;
+	int r = make_target(ctx, host_key, &target);
+
+	return r < 0 ? r : session_start(&target, handler, ret_session);
+}
+
+static void announce_container(void *ctx, const struct engine_status *status)
+{
+	const struct guest *g = ctx;
+
+	g->env->on_container(g->env->ctx, g, status);
 }
 
 static void tenant_reply(void *ctx, struct ticket *ticket, enum proto_status status,
@@ -272,7 +297,7 @@ int guest_new(const struct guest_env *env, const char *vm, uint64_t generation, 
 	g->generation = generation;
 	g->ssh_port = ssh_port;
 	g->state = g->announced = PROTO_GUEST_CONNECTING;
-	g->tenant = (struct guest_keys){.ctx = g, .start = start_session, .reply = tenant_reply};
+	g->tenant = (struct guest_keys){.ctx = g, .start = start_keys, .reply = tenant_reply};
 	g->retry = event_new(env->base, -1, 0, on_retry, g);
 	g->announce = event_new(env->base, -1, 0, on_announce, g);
 	g->powerdown_deadline = event_new(env->base, -1, 0, on_powerdown_deadline, g);
@@ -302,6 +327,7 @@ void guest_free(struct guest *g)
 	if (!g)
 		return;
 	guest_keys_cancel(&g->tenant, PROTO_UNREACHABLE);
+	container_free(TAKE_PTR(g->container));
 	if (g->retry && g->powerdown_deadline)
 		close_all(g);
 	ring_close(g->ring);
@@ -341,4 +367,24 @@ int guest_set_keys(struct guest *g, char *text, size_t len, uint32_t n_keys,
 		return PROTO_UNREACHABLE;
 	}
 	return guest_keys_set(&g->tenant, text, len, n_keys, ticket);
+}
+
+int guest_set_container(struct guest *g, struct wish *wish)
+{
+	const struct container_config config = {
+		.base = g->env->base,
+		.ctx = g,
+		.start = start_session,
+		.announce = announce_container,
+	};
+
+	if (g->ssh_port == 0)
+		return PROTO_UNREACHABLE;
+	if (!g->container)
+		g->container = container_new(&config);
+	if (!g->container)
+		return PROTO_FAILED;
+	container_set_up(g->container, g->state == PROTO_GUEST_READY);
+	container_set_wish(g->container, wish);
+	return PROTO_OK;
 }

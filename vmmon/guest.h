@@ -15,6 +15,7 @@
 
 #include "common/base.h"
 #include "vmmon/console.h"
+#include "vmmon/container.h"
 #include "vmmon/guest_keys.h"
 #include "vmmon/keys.h"
 #include "vmmon/qmp.h"
@@ -33,6 +34,8 @@ struct guest_env {
 	void *ctx; /* passed to the functions */
 	/* The state is another than at the last call. Not more than a few times in a second. */
 	void (*on_state)(void *ctx, const struct guest *g);
+	/* The container's status; as rarely. */
+	void (*on_container)(void *ctx, const struct guest *g, const struct engine_status *status);
 	/* The answer to a deferred request. */
 	void (*reply)(void *ctx, struct ticket *ticket, enum proto_status status, uint32_t n_keys);
 };
@@ -51,8 +54,9 @@ struct guest {
 	struct console *console; /* connected or not */
 	struct ready *ready;
 	struct guest_keys tenant;
-	struct ticket powerdown; /* a request that waits for QEMU */
-	struct event *retry;     /* the next attempt to connect */
+	struct container *container; /* NULL: none was asked for */
+	struct ticket powerdown;     /* a request that waits for QEMU */
+	struct event *retry;         /* the next attempt to connect */
 	uint32_t retry_ms, waited_ms;
 	struct event *announce; /* an announcement that was put off */
 	uint64_t announce_window_ms;
@@ -76,3 +80,6 @@ int guest_powerdown(struct guest *g, const struct ticket *ticket);
 /* Takes over @text, a checked list: PROTO_DEFERRED, PROTO_UNREACHABLE (not READY) or PROTO_BUSY. */
 int guest_set_keys(struct guest *g, char *text, size_t len, uint32_t n_keys,
 		   const struct ticket *ticket);
+
+/* Takes over what @wish holds: PROTO_OK, PROTO_UNREACHABLE (no SSH port) or PROTO_FAILED. */
+int guest_set_container(struct guest *g, struct wish *wish);

@@ -75,6 +75,25 @@ void vmmon_on_state(void *ctx, const struct guest *g)
 	server_event(&m->server, PROTO_AGENTD, OP_GUEST_STATE, &ev);
 }
 
+void vmmon_on_container(void *ctx, const struct guest *g, const struct engine_status *status)
+{
+	struct vmmon *m = ctx;
+	struct container_state_ev ev = {
+		.generation = g->generation,
+		.state = status->state,
+		.percent = status->percent,
+		.exit_code = status->exit_code,
+	};
+
+	memcpy(ev.vm, g->vm, sizeof(ev.vm));
+	proto_text_set(ev.id, sizeof(ev.id), status->id);
+	proto_text_set(ev.words, sizeof(ev.words), status->words);
+	if (status->state != PROTO_CONTAINER_PULLING)
+		log_event(LOG_INFO, "container state", LOG_STR("VM", g->vm),
+			  LOG_NUM("STATE", status->state), LOG_STR("WORDS", status->words));
+	server_event(&m->server, PROTO_AGENTD, OP_CONTAINER_STATE, &ev);
+}
+
 void vmmon_reply(void *ctx, struct ticket *ticket, enum proto_status status, uint32_t n_keys)
 {
 	struct vmmon *m = ctx;
@@ -251,10 +270,10 @@ int on_guest_powerdown(struct vmmon *ctx, struct peer *peer, const struct guest_
 }
 
 /* Reads the whole memfd, whose seals were checked; the caller frees. */
-static int read_keys(int fd, char **ret_text, size_t *ret_len)
+static int read_sealed(int fd, size_t max, char **ret_text, size_t *ret_len)
 {
 	_cleanup_free_ char *text = NULL;
-	ssize_t size = fd_memfd_check(fd, PROTO_KEYS_MAX);
+	ssize_t size = fd_memfd_check(fd, max);
 
 	if (size < 0)
 		return (int)size;
@@ -279,7 +298,7 @@ int on_guest_set_keys(struct vmmon *ctx, struct peer *peer, const struct guest_s
 	size_t len = 0, n_keys;
 
 	(void)rep;
-	if (read_keys(fd, &text, &len) < 0)
+	if (read_sealed(fd, PROTO_KEYS_MAX, &text, &len) < 0)
 		return PROTO_INVALID;
 	if (pubkey_check_list(text, len, &n_keys, &err) < 0 || n_keys > UINT16_MAX) {
 		log_event(LOG_WARNING, "agentd sent a list of keys that is not one",
@@ -289,6 +308,80 @@ int on_guest_set_keys(struct vmmon *ctx, struct peer *peer, const struct guest_s
 	if (!slot)
 		return PROTO_NOT_FOUND;
 	return guest_set_keys(*slot, TAKE_PTR(text), len, (uint32_t)n_keys, &ticket);
+}
+
+int on_container_set(struct vmmon *ctx, struct peer *peer, const struct container_set_req *req,
+		     struct container_set_rep *rep, struct fdlist *fds)
+{
+	_cleanup_close_ int fd = fdlist_take(fds);
+	_cleanup_(wish_done) struct wish wish = {0};
+	_cleanup_free_ char *text = NULL;
+	struct guest **slot = find_guest(ctx, req->vm);
+	struct err err = {0};
+	size_t len = 0;
+	int r;
+
+	(void)peer;
+	(void)rep;
+	if (read_sealed(fd, PROTO_WISH_MAX, &text, &len) < 0 || !text)
+		return PROTO_INVALID;
+	r = wish_parse(text, len, &wish, &err);
+	explicit_bzero(text, len);
+	if (r < 0) {
+		log_event(LOG_WARNING, "agentd sent a wish that is not one", LOG_STR("VM", req->vm),
+			  LOG_STR("WHY", err.text));
+		return PROTO_INVALID;
+	}
+	if (!slot || (*slot)->generation != req->generation)
+		return PROTO_NOT_FOUND;
+	return guest_set_container(*slot, &wish);
+}
+
+/* A read of a container's log that is not answered yet. */
+struct log_read {
+	struct vmmon *vmmon; /* borrowed */
+	struct ticket ticket;
+};
+
+static void on_container_log(void *arg, int r, const char *text, size_t len)
+{
+	struct log_read *read = arg;
+	struct container_logs_rep rep = {.bytes = (uint32_t)len};
+	struct fdlist fds = {0};
+	enum proto_status status = PROTO_OK;
+	int fd;
+
+	if (r == 0) {
+		fd = fd_memfd_sealed("container-log", text, len);
+		r = fd < 0 ? fd : fdlist_add(&fds, fd);
+	}
+	if (r < 0)
+		status = r == -ECANCELED || r == -ETIMEDOUT ? PROTO_UNREACHABLE : status_of(r);
+	server_reply(&read->vmmon->server, &read->ticket, status, &rep, &fds);
+	fdlist_done(&fds);
+	free(read);
+}
+
+int on_container_logs(struct vmmon *ctx, struct peer *peer, const struct container_logs_req *req,
+		      struct container_logs_rep *rep, struct fdlist *fds)
+{
+	struct guest **slot = find_guest(ctx, req->vm);
+	struct log_read *read;
+	int r;
+
+	(void)rep;
+	(void)fds;
+	if (!slot || !(*slot)->container)
+		return PROTO_NOT_FOUND;
+	read = malloc(sizeof(*read));
+	if (!read)
+		return PROTO_FAILED;
+	*read = (struct log_read){ctx, server_defer(peer)};
+	r = container_logs((*slot)->container, req->lines, on_container_log, read);
+	if (r == 0)
+		return PROTO_DEFERRED;
+	free(read);
+	return (int)status_of(r);
 }
 
 int on_console_read(struct vmmon *ctx, struct peer *peer, const struct console_read_req *req,

@@ -187,6 +187,7 @@ static int open_loop(struct vmmon *m, struct err *reterr)
 		.keys = &m->keys,
 		.ctx = m,
 		.on_state = vmmon_on_state,
+		.on_container = vmmon_on_container,
 		.reply = vmmon_reply,
 	};
 	return helper_client_init(&m->helper, m->base, m->config.helper_socket);

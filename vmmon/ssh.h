@@ -1,24 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * One SSH session to a guest that does one fixed thing: replace the list of the tenant's keys. The
- * server must show the pinned host key; the client offers the management key and nothing else.
+ * One SSH session to a guest that does one fixed thing: replace the list of the tenant's keys.
  * Trust: runs in vmmon; reads SSH of a guest, which its tenant owns.
  */
 #pragma once
 
 #include "common/base.h"
 #include "proto/proto.h"
-
-#include <event2/event.h>
-#include <libssh/libssh.h>
-
-struct ssh_target {
-	struct event_base *base;
-	uint16_t port; /* on 127.0.0.1 */
-	const char *user;
-	const char *host_key;   /* the pinned public line; copied */
-	ssh_key management_key; /* belongs to the job from then on, also on failure */
-};
+#include "vmmon/session.h"
 
 struct ssh_job;
 
@@ -30,7 +19,7 @@ typedef void ssh_done_fn(void *arg, enum proto_status status);
  * called before this has returned; afterwards the job must be freed with ssh_job_free(), which may
  * happen within @fn, or earlier to give it up.
  */
-int ssh_job_start(const struct ssh_target *target, const char *keys, size_t len,
+int ssh_job_start(const struct session_target *target, const char *keys, size_t len,
 		  uint32_t timeout_ms, ssh_done_fn *fn, void *arg, struct ssh_job **ret_job);
 
 /* NULL is fine. */

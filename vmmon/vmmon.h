@@ -52,4 +52,5 @@ struct vmmon {
 int vmmon_dispatch(void *ctx, struct peer *peer, const struct proto_op *op,
 		   const union proto_body *req, union proto_body *rep, struct fdlist *fds);
 void vmmon_on_state(void *ctx, const struct guest *g);
+void vmmon_on_container(void *ctx, const struct guest *g, const struct engine_status *status);
 void vmmon_reply(void *ctx, struct ticket *ticket, enum proto_status status, uint32_t n_keys);

@@ -40,6 +40,7 @@ struct world {
 	unsigned int total;        /* all requests */
 	unsigned int crash_at;     /* agentd dies before the answer to this one; 0: never */
 	uint32_t n_keys;
+	char wish[4096]; /* the last that CONTAINER_SET brought */
 	uint64_t leased[PROTO_MAX_GPUS];
 	uint32_t quarantined;       /* what GPU_RELEASE will say */
 	struct gpu_records records; /* what GPU_LIST says */
@@ -72,6 +73,17 @@ static void guest_becomes(enum proto_guest_state state)
 	w.guest = state;
 	memcpy(ev.vm, w.vm, sizeof(ev.vm));
 	server_event(&w.vmmon, PROTO_AGENTD, OP_GUEST_STATE, &ev);
+}
+
+static void container_becomes(enum proto_container_state state, uint32_t code, const char *words)
+{
+	struct container_state_ev ev = {
+		.generation = w.generation, .state = state, .percent = 43, .exit_code = code};
+
+	memcpy(ev.vm, w.vm, sizeof(ev.vm));
+	proto_text_set(ev.id, sizeof(ev.id), "0123");
+	proto_text_set(ev.words, sizeof(ev.words), words);
+	server_event(&w.vmmon, PROTO_AGENTD, OP_CONTAINER_STATE, &ev);
 }
 
 static int answer_gpu_bind(const struct gpu_bind_req *req, struct gpu_bind_rep *rep)
@@ -195,6 +207,13 @@ static int answer_vmmon(uint32_t op, void *rep, struct fdlist *fds)
 		for (ssize_t i = 1; i < n; i++)
 			w.n_keys += text[i] == '\n' && text[i - 1] != '\n';
 		((struct guest_set_keys_rep *)rep)->keys = w.n_keys;
+		return n < 0 ? PROTO_INVALID : PROTO_OK;
+	case OP_CONTAINER_SET:
+		memset(w.wish, 0, sizeof(w.wish));
+		n = fd_memfd_check(fd, PROTO_WISH_MAX) < 0
+			    ? -1
+			    : fd_read_text(fd, w.wish, sizeof(w.wish));
+		(void)close(fd);
 		return n < 0 ? PROTO_INVALID : PROTO_OK;
 	default:
 		return PROTO_OK;
@@ -573,6 +592,110 @@ static void test_keys_come_before_running(void **state)
 	assert_int_equal(w.n_keys, 0);
 }
 
+/* Containers. */
+
+static const char *shown(const char *member)
+{
+	static char text[512];
+	json_t *json = view_instance_json(only());
+
+	(void)snprintf(text, sizeof(text), "%s", json_string_value(json_object_get(json, member)));
+	json_decref(json);
+	return text;
+}
+
+static void bring_up_container(void)
+{
+	add_instance();
+	only()->tenant = json_pack("{s:s, s:s, s:{s:s}, s:s}", "image", "a:1", "password", "p",
+				   "env", "A", "b\n", "tunnel_token", "t");
+	only()->ports[1] = (struct proto_port){.host = 10002, .guest = 8080};
+	assert_int_equal(store_save(w.a.store_fd, only()), 0);
+	until_doing("booting");
+	guest_becomes(PROTO_GUEST_READY);
+	while (*asked(OP_CONTAINER_SET) == 0)
+		settle(10);
+	settle(20);
+}
+
+static void test_container_before_running(void **state)
+{
+	(void)state;
+	bring_up_container();
+	assert_string_equal(w.wish,
+			    "{\"image\":\"a:1\",\"password\":\"p\",\"env\":{\"A\":\"b\\n\"},"
+			    "\"ports\":[8080],\"gpus\":0}");
+	assert_string_equal(only()->status, "pending");
+	container_becomes(PROTO_CONTAINER_PULLING, 0, "");
+	settle(20);
+	assert_string_equal(only()->status, "pending");
+	assert_string_equal(shown("detail"), "pulling the image, 43 %");
+	container_becomes(PROTO_CONTAINER_RUNNING, 0, "");
+	until("running");
+	assert_string_equal(shown("container_id"), "0123");
+	assert_string_equal(shown("detail"), "");
+	assert_int_equal(*asked(OP_CONTAINER_SET), 1);
+}
+
+static void test_container_fails(void **state)
+{
+	(void)state;
+	bring_up_container();
+	container_becomes(PROTO_CONTAINER_FAILED, 0, "no such image");
+	until("error");
+	assert_string_equal(shown("error"), "no such image");
+	/* It is no fault of the run: the VM goes on, and a later word puts it right. */
+	assert_int_equal(only()->run.fault, FAULT_NONE);
+	container_becomes(PROTO_CONTAINER_RUNNING, 0, "");
+	until("running");
+	assert_string_equal(shown("error"), "");
+	container_becomes(PROTO_CONTAINER_EXITED, 7, "");
+	until("error");
+	assert_string_equal(shown("error"), "the container has ended with exit code 7");
+	order(ACTION_STOP);
+	until("paused");
+	order(ACTION_START);
+	until_doing("booting");
+	assert_string_equal(shown("container_id"), "");
+	guest_becomes(PROTO_GUEST_READY);
+	while (*asked(OP_CONTAINER_SET) < 2)
+		settle(10);
+	assert_string_equal(only()->status, "pending");
+}
+
+/* Neither a new vmmon nor a new agentd makes a running container look otherwise. */
+static void test_container_survives_restarts(void **state)
+{
+	(void)state;
+	bring_up_container();
+	container_becomes(PROTO_CONTAINER_RUNNING, 0, "");
+	until("running");
+	unserve(&w.vmmon, &w.vmmon_fd, &w.listen_vmmon);
+	settle(20);
+	assert_string_equal(only()->status, "running");
+	vmmon_up();
+	while (*asked(OP_CONTAINER_SET) < 2)
+		settle(10);
+	settle(20);
+	container_becomes(PROTO_CONTAINER_WAITING, 0, "");
+	container_becomes(PROTO_CONTAINER_STARTING, 0, "");
+	settle(20);
+	assert_string_equal(only()->status, "running");
+	agentd_down();
+	agentd_up();
+	while (*asked(OP_CONTAINER_SET) < 3)
+		settle(10);
+	settle(20);
+	assert_string_equal(only()->status, "running");
+	/* The guest's own reboot does. */
+	guest_becomes(PROTO_GUEST_RESETTING);
+	until("rebooting");
+	guest_becomes(PROTO_GUEST_READY);
+	until("pending");
+	container_becomes(PROTO_CONTAINER_RUNNING, 0, "");
+	until("running");
+}
+
 static void test_guest_refuses_keys(void **state)
 {
 	(void)state;
@@ -947,6 +1070,9 @@ int main(void)
 		CASE(test_hard_stop),
 		CASE(test_hard_stop_without_vmmon),
 		CASE(test_keys_come_before_running),
+		CASE(test_container_before_running),
+		CASE(test_container_fails),
+		CASE(test_container_survives_restarts),
 		CASE(test_guest_refuses_keys),
 		CASE(test_transient_failure_is_tried_again),
 		CASE(test_refusal_is_final_and_says_why),

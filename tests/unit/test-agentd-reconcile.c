@@ -317,6 +317,25 @@ static void test_gpus(void **state)
 	expect(&t, STEP_KILL, NEVER);
 }
 
+static void test_container(void **state)
+{
+	struct setup t;
+
+	(void)state;
+	healthy(&t);
+	t.s.has_container = true;
+	expect(&t, STEP_CONTAINER, NEVER);
+	t.seen.container_set = true;
+	expect(&t, STEP_NONE, NEVER);
+	/* The keys and the note that the guest is ready come first. */
+	t.seen.container_set = false;
+	t.run.ready_generation = 0;
+	expect(&t, STEP_READY, NEVER);
+	t.run.ready_generation = GEN;
+	t.s.vmmon_up = false;
+	expect(&t, STEP_WAIT_VMMON, NEVER);
+}
+
 /* The walk. */
 
 static bool acts_on_helper(enum step step)
@@ -329,7 +348,7 @@ static bool acts_on_helper(enum step step)
 static bool acts_on_vmmon(enum step step)
 {
 	return step == STEP_ENROL || step == STEP_WATCH || step == STEP_KEYS ||
-	       step == STEP_POWERDOWN || step == STEP_DISCARD;
+	       step == STEP_CONTAINER || step == STEP_POWERDOWN || step == STEP_DISCARD;
 }
 
 static void check_invariants(const struct setup *t, struct decision d)
@@ -368,6 +387,10 @@ static void check_invariants(const struct setup *t, struct decision d)
 		assert_true(seen->vm == PROTO_VM_ABSENT && seen->discarded);
 	if (d.step == STEP_PREPARE)
 		assert_false(run->prepared);
+	/* The guest has to be ready, and is told once. */
+	if (d.step == STEP_CONTAINER)
+		assert_true(alive && t->s.has_container && !seen->container_set &&
+			    seen->guest == PROTO_GUEST_READY && !reconcile_wants_stop(run));
 	/* No start without its GPUs, and no end that leaves some behind. */
 	if (d.step == STEP_START)
 		assert_true(!t->s.has_gpus || seen->bound);
@@ -384,7 +407,7 @@ static void test_walk(void **state)
 	unsigned long n = 0;
 
 	(void)state;
-	for (unsigned int bits = 0; bits < 1u << 18; bits++)
+	for (unsigned int bits = 0; bits < 1u << 19; bits++)
 		for (int goal = GOAL_RUN; goal <= GOAL_DELETE; goal++)
 			for (int vm = 0; vm <= PROTO_VM_MAX; vm++)
 				for (int fault = 0; fault <= FAULT_FINAL; fault++) {
@@ -414,6 +437,7 @@ static void test_walk(void **state)
 					t.s.has_gpus = bits & 1 << 15;
 					t.seen.bound = t.seen.leased = bits & 1 << 16;
 					t.seen.released = bits & 1 << 17;
+					t.s.has_container = bits & 1 << 18;
 					check_invariants(&t, reconcile(&t.s));
 					n++;
 				}
@@ -516,19 +540,13 @@ static void test_texts(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_way_up),
-		cmocka_unit_test(test_keys),
-		cmocka_unit_test(test_boot_timeout),
-		cmocka_unit_test(test_stop),
-		cmocka_unit_test(test_ended),
-		cmocka_unit_test(test_faults_and_losses),
-		cmocka_unit_test(test_delete),
-		cmocka_unit_test(test_gpus),
-		cmocka_unit_test(test_walk),
-		cmocka_unit_test(test_end_as_ordered),
-		cmocka_unit_test(test_end_by_guest),
-		cmocka_unit_test(test_end_by_accident),
-		cmocka_unit_test(test_end_by_host_reboot),
+		cmocka_unit_test(test_way_up),          cmocka_unit_test(test_keys),
+		cmocka_unit_test(test_boot_timeout),    cmocka_unit_test(test_stop),
+		cmocka_unit_test(test_ended),           cmocka_unit_test(test_faults_and_losses),
+		cmocka_unit_test(test_delete),          cmocka_unit_test(test_gpus),
+		cmocka_unit_test(test_container),       cmocka_unit_test(test_walk),
+		cmocka_unit_test(test_end_as_ordered),  cmocka_unit_test(test_end_by_guest),
+		cmocka_unit_test(test_end_by_accident), cmocka_unit_test(test_end_by_host_reboot),
 		cmocka_unit_test(test_texts),
 	};
 

@@ -6,6 +6,7 @@
  */
 #include "common/fd.h"
 #include "common/rpc.h"
+#include "vmmon/engine/link_ssh.h"
 #include "vmmon/guest_keys.h"
 #include "vmmon/keys.h"
 #include "vmmon/ssh.h"
@@ -19,6 +20,7 @@
 #include <stdarg.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 
 #include <cmocka.h>
@@ -135,7 +137,7 @@ static void pump(const bool *done, uint32_t ms)
 static struct ssh_job *start(const struct keys *who, uint16_t port, const char *pin,
 			     const char *list, uint32_t timeout_ms, struct outcome *outcome)
 {
-	struct ssh_target target = {.base = base, .port = port, .user = user, .host_key = pin};
+	struct session_target target = {.base = base, .port = port, .user = user, .host_key = pin};
 	struct ssh_job *job;
 
 	*outcome = (struct outcome){0};
@@ -319,6 +321,173 @@ static void coalesces(void **state)
 	assert_null(k.job);
 }
 
+/* Channels to a Unix socket of the guest. */
+
+static int link_start(void *ctx, const struct session_handler *handler,
+		      struct session **ret_session)
+{
+	struct session_target target = {
+		.base = base, .port = sshd_port, .user = user, .host_key = ctx};
+
+	assert_int_equal(keys_management(&keys, &target.management_key), 0);
+	return session_start(&target, handler, ret_session);
+}
+
+struct talk {
+	struct engine_link *link;
+	struct link_conn *conn;
+	size_t to_send, got;
+	bool wrong, done;
+	int r;
+};
+
+static void talk_writable(void *arg)
+{
+	static const char data[10000];
+	struct talk *t = arg;
+
+	while (t->to_send > 0) {
+		ssize_t n = t->link->send(t->conn, data, MIN_OF(t->to_send, sizeof(data)));
+
+		if (n <= 0)
+			return;
+		t->to_send -= (size_t)n;
+	}
+}
+
+static int talk_data(void *arg, const uint8_t *data, size_t len)
+{
+	struct talk *t = arg;
+
+	for (size_t i = 0; i < len; i++)
+		t->wrong |= data[i] != 0;
+	t->got += len;
+	return 0;
+}
+
+static void talk_end(void *arg, int r)
+{
+	struct talk *t = arg;
+
+	assert_false(t->done);
+	t->done = true;
+	t->r = r;
+}
+
+static void talk_begin(struct talk *t, struct engine_link *link, size_t to_send)
+{
+	const struct link_handler handler = {t, talk_writable, talk_data, talk_end};
+
+	*t = (struct talk){.link = link, .to_send = to_send};
+	assert_int_equal(link->open(link, &handler, &t->conn), 0);
+}
+
+/* A server that sends back @n bytes to each connection, then closes it. */
+static pid_t echo_server(const char *path, size_t n)
+{
+	struct sockaddr_un sun = {.sun_family = AF_UNIX};
+	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+	pid_t pid;
+
+	(void)snprintf(sun.sun_path, sizeof(sun.sun_path), "%.100s", path);
+	assert_int_equal(bind(fd, (struct sockaddr *)&sun, sizeof(sun)), 0);
+	assert_int_equal(listen(fd, 8), 0);
+	pid = fork();
+	assert_true(pid >= 0);
+	while (pid == 0) {
+		int conn = accept(fd, NULL, NULL);
+
+		if (fork() != 0) {
+			(void)close(conn);
+			continue;
+		}
+		for (size_t left = n; left > 0;) {
+			char buf[4096];
+			ssize_t m = read(conn, buf, MIN_OF(left, sizeof(buf)));
+
+			if (m <= 0 || write(conn, buf, (size_t)m) != m)
+				_exit(1);
+			left -= (size_t)m;
+		}
+		_exit(0);
+	}
+	(void)close(fd);
+	return pid;
+}
+
+static void links(void **state)
+{
+	char path[128], none[128], small[128];
+	struct link_ssh_config config = {.socket = path, .ctx = host_key, .start = link_start};
+	struct engine_link *link = link_ssh_new(&config), *other;
+	struct talk talks[5];
+	pid_t server, small_server;
+
+	(void)state;
+	(void)snprintf(small, sizeof(small), "%s/small.sock", dir);
+	small_server = echo_server(small, 10);
+	(void)snprintf(path, sizeof(path), "%s/echo.sock", dir);
+	(void)snprintf(none, sizeof(none), "%s/none.sock", dir);
+	server = echo_server(path, 3000000);
+	for (size_t i = 0; i < ARRAY_LEN(talks); i++)
+		talk_begin(&talks[i], link, 3000000);
+	/* One is left in the middle; the others are whole, beyond the budget of a second. */
+	for (int i = 0; i < 400 && talks[0].got == 0; i++)
+		pump(&talks[0].done, 10);
+	link->close(talks[0].conn);
+	for (size_t i = 1; i < ARRAY_LEN(talks); i++) {
+		pump(&talks[i].done, 20000);
+		assert_true(talks[i].done);
+		assert_int_equal(talks[i].r, 0);
+		assert_int_equal(talks[i].got, 3000000);
+		assert_false(talks[i].wrong);
+		link->close(talks[i].conn);
+	}
+	/* The session is used again, and made again after it was ended. */
+	for (int i = 0; i < 2; i++) {
+		talk_begin(&talks[0], link, 3000000);
+		pump(&talks[0].done, 20000);
+		assert_int_equal(talks[0].got, 3000000);
+		link->close(talks[0].conn);
+		link_ssh_disconnect(link);
+	}
+	link_ssh_free(link);
+	/* One that is idle does not keep another's bytes back. */
+	config.socket = small;
+	other = link_ssh_new(&config);
+	for (int i = 0; i < 60; i++) {
+		talk_begin(&talks[0], other, 5);
+		talk_begin(&talks[1], other, 10);
+		pump(&talks[1].done, 3000);
+		assert_true(talks[1].done);
+		assert_int_equal(talks[1].got, 10);
+		assert_false(talks[0].done);
+		other->close(talks[1].conn);
+		other->close(talks[0].conn);
+	}
+	link_ssh_free(other);
+	(void)kill(small_server, SIGTERM);
+	(void)waitpid(small_server, NULL, 0);
+	/* Nobody listens there. */
+	config.socket = none;
+	other = link_ssh_new(&config);
+	talk_begin(&talks[0], other, 10);
+	pump(&talks[0].done, 10000);
+	assert_int_equal(talks[0].r, -ECONNREFUSED);
+	other->close(talks[0].conn);
+	link_ssh_free(other);
+	/* Another host key than the pinned one. */
+	config.ctx = other_key;
+	other = link_ssh_new(&config);
+	talk_begin(&talks[0], other, 10);
+	pump(&talks[0].done, 10000);
+	assert_int_equal(talks[0].r, -ECONNREFUSED);
+	other->close(talks[0].conn);
+	link_ssh_free(other);
+	(void)kill(server, SIGTERM);
+	(void)waitpid(server, NULL, 0);
+}
+
 static int setup(void **state)
 {
 	char path[128], line[KEYS_LINE_SIZE];
@@ -377,6 +546,7 @@ int main(void)
 		cmocka_unit_test(installs),        cmocka_unit_test(refuses_the_wrong),
 		cmocka_unit_test(reports_failure), cmocka_unit_test(survives_pretenders),
 		cmocka_unit_test(can_be_given_up), cmocka_unit_test(coalesces),
+		cmocka_unit_test(links),
 	};
 
 	return cmocka_run_group_tests(tests, setup, teardown);

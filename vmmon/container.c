@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The engine of a guest, with its link and its announcements.
+ * Trust: runs in vmmon; reads SSH and a container engine's answers of a guest, which its tenant
+ * owns.
+ */
+#include "vmmon/container.h"
+
+#include "common/rpc.h"
+
+#define ANNOUNCE_PAUSE_MS 150
+#define ENGINE_WAIT_MS                                                                             \
+	90000 /* from a guest's sshd to its engine's socket, emulated, on a busy host */
+
+struct container {
+	struct container_config config;
+	struct engine_link *link; /* owned, as all that follow */
+	struct engine *engine;
+	struct event *timer; /* an announcement that was put off */
+	uint64_t announced_ms;
+};
+
+static void announce(struct container *c)
+{
+	c->announced_ms = rpc_now_ms();
+	c->config.announce(c->config.ctx, engine_status(c->engine));
+}
+
+static void on_timer(evutil_socket_t fd, short what, void *arg)
+{
+	(void)fd;
+	(void)what;
+	announce(arg);
+}
+
+static void on_status(void *ctx, const struct engine_status *status)
+{
+	struct container *c = ctx;
+	uint64_t now = rpc_now_ms(), due = c->announced_ms + ANNOUNCE_PAUSE_MS;
+	const struct timeval tv = {.tv_usec = (suseconds_t)(now < due ? (due - now) * 1000 : 0)};
+
+	(void)status;
+	if (!event_pending(c->timer, EV_TIMEOUT, NULL))
+		(void)event_add(c->timer, &tv);
+}
+
+struct container *container_new(const struct container_config *config)
+{
+	struct container *c = calloc(1, sizeof(*c));
+	const struct link_ssh_config link = {
+		.socket = LINK_SSH_SOCKET,
+		.ctx = config->ctx,
+		.start = config->start,
+	};
+	struct engine_config engine = {
+		.base = config->base,
+		.ctx = c,
+		.on_status = on_status,
+		.wait_ms = ENGINE_WAIT_MS,
+	};
+
+	if (!c)
+		return NULL;
+	c->config = *config;
+	c->timer = event_new(config->base, -1, 0, on_timer, c);
+	c->link = engine.link = link_ssh_new(&link);
+	c->engine = c->link ? engine_new(&engine) : NULL;
+	if (!c->timer || !c->engine) {
+		container_free(c);
+		return NULL;
+	}
+	return c;
+}
+
+void container_free(struct container *c)
+{
+	if (!c)
+		return;
+	engine_free(c->engine);
+	link_ssh_free(c->link);
+	if (c->timer)
+		event_free(c->timer);
+	free(c);
+}
+
+void container_set_up(struct container *c, bool up)
+{
+	engine_set_up(c->engine, up);
+	if (!up)
+		link_ssh_disconnect(c->link);
+}
+
+void container_set_wish(struct container *c, struct wish *wish)
+{
+	engine_set_wish(c->engine, wish);
+	on_status(c, engine_status(c->engine));
+}
+
+int container_logs(struct container *c, unsigned int lines, engine_logs_fn *fn, void *arg)
+{
+	return engine_logs(c->engine, lines, PROTO_LOG_BYTES_MAX, fn, arg);
+}

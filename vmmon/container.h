@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The tenant's container of one watched guest: its engine, and the SSH session to it.
+ * Trust: runs in vmmon; reads SSH and a container engine's answers of a guest, which its tenant
+ * owns.
+ */
+#pragma once
+
+#include "vmmon/engine/engine.h"
+#include "vmmon/engine/link_ssh.h"
+
+struct container_config {
+	struct event_base *base;
+	void *ctx; /* passed to both */
+	/* Begins a session to the guest as session_start() does. */
+	int (*start)(void *ctx, const struct session_handler *handler,
+		     struct session **ret_session);
+	/* Tells of a new status; the newest is enough, so not more than a few in a second. */
+	void (*announce)(void *ctx, const struct engine_status *status);
+};
+
+struct container;
+
+/* NULL: out of memory. */
+struct container *container_new(const struct container_config *config);
+
+/* NULL is fine. Reads of the log in progress get -ECANCELED. */
+void container_free(struct container *c);
+
+/* Can the guest be logged in to? */
+void container_set_up(struct container *c, bool up);
+
+/* Sets what is wanted, as engine_set_wish() does, and announces the status in any case. */
+void container_set_wish(struct container *c, struct wish *wish);
+
+/* As engine_logs(). */
+int container_logs(struct container *c, unsigned int lines, engine_logs_fn *fn, void *arg);

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the engine's answers say. Pure functions on bodies of bounded length.
+ * Trust: runs in vmmon; reads JSON of a container engine in a guest, which its tenant owns.
+ */
+#pragma once
+
+#include "common/base.h"
+
+#define ANSWER_ID_SIZE   72 /* a container's id and a NUL, as the protocol has it */
+#define ANSWER_TEXT_SIZE 256
+#define ANSWER_HASH_SIZE 80
+#define PULL_LAYERS_MAX  160
+
+/* Versions of the engine's API, 1.41 as 1041. */
+#define ANSWER_API_MIN 1041
+
+/*
+ * The version of the API to speak: ANSWER_API_MIN, or more when the engine has dropped that.
+ * -EBADMSG when the answer makes no sense, -EPROTONOSUPPORT when the engine is too old.
+ */
+int answer_version(const char *body, size_t len, unsigned int *ret_version);
+
+/* Does the engine know the nvidia runtime? -EBADMSG when it does not say. */
+int answer_has_nvidia(const char *body, size_t len, bool *ret_has);
+
+struct answer_container {
+	char id[ANSWER_ID_SIZE];
+	char hash[ANSWER_HASH_SIZE];  /* of its label; "" without one */
+	bool running;                 /* its process runs */
+	unsigned int exit_code;       /* otherwise: of the last run, 0 to 255 */
+	char error[ANSWER_TEXT_SIZE]; /* why it could not be started; "": it could */
+};
+
+/* The answer to an inspection. -EBADMSG */
+int answer_container(const char *body, size_t len, struct answer_container *ret_container);
+
+/* {"Id": …} of a creation. -EBADMSG */
+int answer_created(const char *body, size_t len, char ret_id[static ANSWER_ID_SIZE]);
+
+/* {"message": …} of a refusal, as printable ASCII; "" when there is none. */
+void answer_message(const char *body, size_t len, char ret_text[static ANSWER_TEXT_SIZE]);
+
+/* How far a pull has come: downloading is one half of the work, unpacking the other. */
+struct pull_layer {
+	uint32_t key;
+	uint64_t total, downloaded, unpacked;
+};
+
+struct pull {
+	struct pull_layer layers[PULL_LAYERS_MAX];
+	size_t n;
+	unsigned int percent;         /* never falls */
+	char error[ANSWER_TEXT_SIZE]; /* "": no line said so */
+};
+
+/* Takes one line of a pull's answer. -EBADMSG when it is no JSON object. */
+int pull_line(struct pull *p, const char *line, size_t len);
+
+/* What a failure of the engine is, by its words: engines give no codes. */
+enum trouble_kind {
+	TROUBLE_OTHER,
+	TROUBLE_UNKNOWN_IMAGE,
+	TROUBLE_DENIED,
+	TROUBLE_SPACE,
+	TROUBLE_PLATFORM,
+	TROUBLE_PORT,    /* taken by something else in the guest */
+	TROUBLE_NETWORK, /* trying again may help */
+};
+
+enum trouble_kind trouble_of(const char *text);

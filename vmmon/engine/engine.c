@@ -1,0 +1,674 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The state machine of a guest's container.
+ * Trust: runs in vmmon; reads answers of a container engine in a guest, which its tenant owns.
+ *
+ * One request after the other brings the container to what is wanted (struct phase); beside them a
+ * stream of events tells when to look again. Any answer that does not fit begins it anew.
+ */
+#include "vmmon/engine/engine.h"
+
+#include "common/rpc.h"
+#include "vmmon/engine/call.h"
+#include "vmmon/engine/frames.h"
+
+#define RETRY_FIRST_MS 500
+#define RETRY_LAST_MS  15000
+#define LOOK_PAUSE_MS  250 /* between two looks, however many events come */
+#define PULL_TRIES     5
+#define SHORT_MS       30000  /* of silence, for what is done at once */
+#define LONG_MS        180000 /* of silence, for what disks and registries take their time with */
+#define PATH_SIZE      1024
+
+enum phase {
+	PHASE_IDLE, /* nothing to ask, or waiting for the clock or an event */
+	PHASE_PING,
+	PHASE_VERSION,
+	PHASE_INFO,   /* only for GPUs */
+	PHASE_FIND,   /* is there a container, and is it this one? */
+	PHASE_REMOVE, /* it is another */
+	PHASE_IMAGE,  /* is the image there? */
+	PHASE_PULL,
+	PHASE_CREATE,
+	PHASE_START,
+	PHASE_LOOK, /* what has become of it? */
+	PHASE_COUNT,
+};
+
+struct logs {
+	struct engine *engine; /* borrowed */
+	struct call *call;     /* owned */
+	struct frames frames;
+	unsigned int lines;
+	engine_logs_fn *fn;
+	void *arg;
+};
+
+struct engine {
+	struct engine_config config;
+	struct engine_status status;
+	struct wish wish;
+	bool has_wish, up;
+	bool answered;     /* the engine, since the guest came up */
+	uint64_t since_ms; /* when the guest came up */
+	unsigned int version;
+	enum phase phase;
+	struct call *call;   /* owned; of the phase */
+	struct call *events; /* owned; the stream */
+	bool look_again;     /* an event came while one looked */
+	struct pull pull;
+	unsigned int pull_tries;
+	uint32_t retry_ms;
+	struct event *timer; /* owned; the next attempt, or the next look */
+	struct logs *logs[ENGINE_LOGS_CALLS];
+};
+
+static void begin(struct engine *e, enum phase phase);
+static void watch_events(struct engine *e);
+
+/* The status. */
+
+static void publish(struct engine *e, const struct engine_status *next)
+{
+	if (memcmp(&e->status, next, sizeof(*next)) == 0)
+		return;
+	e->status = *next;
+	e->config.on_status(e->config.ctx, &e->status);
+}
+
+/* Secrets of the wish that the engine repeats do not go further. */
+static void hide(char *text, const char *secret)
+{
+	size_t n = secret ? strlen(secret) : 0;
+	char *at;
+
+	if (n < 3)
+		return; /* it would make the words unreadable and hide nothing */
+	while ((at = strstr(text, secret)))
+		memset(at, '*', n);
+}
+
+static void enter(struct engine *e, enum proto_container_state state, const char *words)
+{
+	struct engine_status next = {.state = state};
+
+	memcpy(next.id, e->status.id, sizeof(next.id));
+	if (state == PROTO_CONTAINER_PULLING)
+		next.percent = e->pull.percent;
+	(void)snprintf(next.words, sizeof(next.words), "%s", words);
+	hide(next.words, e->wish.password);
+	publish(e, &next);
+}
+
+static void arm(struct engine *e, uint32_t after_ms)
+{
+	const struct timeval tv = {.tv_sec = after_ms / 1000,
+				   .tv_usec = (suseconds_t)(after_ms % 1000) * 1000};
+
+	(void)event_add(e->timer, &tv);
+}
+
+/* Ends everything that goes on, but for reads of the log. */
+static void halt(struct engine *e)
+{
+	(void)event_del(e->timer);
+	call_free(TAKE_PTR(e->call));
+	call_free(TAKE_PTR(e->events));
+	e->phase = PHASE_IDLE;
+	e->look_again = false;
+}
+
+static void give_up(struct engine *e, const char *words)
+{
+	halt(e);
+	enter(e, PROTO_CONTAINER_FAILED, words);
+}
+
+static void retry(struct engine *e, enum proto_container_state state, const char *words)
+{
+	halt(e);
+	enter(e, state, words);
+	arm(e, e->retry_ms);
+	e->retry_ms = MIN_OF(e->retry_ms * 2, (uint32_t)RETRY_LAST_MS);
+}
+
+/* There was no answer, or one that makes no sense. */
+static void no_answer(struct engine *e, int error)
+{
+	if (!e->answered && rpc_now_ms() - e->since_ms >= e->config.wait_ms) {
+		give_up(e, "no container engine answers in the guest at /var/run/docker.sock: an "
+			   "image needs a base image with one, such as debian-12-engine");
+		return;
+	}
+	retry(e, PROTO_CONTAINER_WAITING,
+	      error == -EBADMSG || error == -EFBIG ? "the engine's answers make no sense" : "");
+}
+
+/* Words for a refusal of the engine. */
+static void refused(struct engine *e, const struct call_result *result, const char *what)
+{
+	char message[ANSWER_TEXT_SIZE], words[2 * ANSWER_TEXT_SIZE];
+
+	answer_message(result->body, result->len, message);
+	if (trouble_of(message) == TROUBLE_SPACE)
+		(void)snprintf(words, sizeof(words), "no space is left on the guest's disk");
+	else if (trouble_of(message) == TROUBLE_PORT)
+		(void)snprintf(words, sizeof(words),
+			       "%s: one of its ports is used by something else in the guest", what);
+	else
+		(void)snprintf(words, sizeof(words), "%s: the engine says: %.180s", what,
+			       message[0] ? message : "nothing");
+	if (result->status >= 500 && trouble_of(message) == TROUBLE_NETWORK)
+		retry(e, PROTO_CONTAINER_WAITING, words);
+	else
+		give_up(e, words);
+}
+
+/* Answers of each phase; status and error were not judged yet, but for a lost connection. */
+
+static void on_ping(struct engine *e, const struct call_result *r)
+{
+	if (r->status != 200) {
+		no_answer(e, 0);
+		return;
+	}
+	e->answered = true;
+	begin(e, PHASE_VERSION);
+}
+
+static void on_version(struct engine *e, const struct call_result *r)
+{
+	int error = r->status == 200 ? answer_version(r->body, r->len, &e->version) : -EBADMSG;
+
+	if (error == -EPROTONOSUPPORT) {
+		give_up(e, "the guest's container engine is too old: its API has to be 1.41 or "
+			   "newer");
+		return;
+	}
+	if (error < 0) {
+		no_answer(e, error);
+		return;
+	}
+	begin(e, e->wish.gpus ? PHASE_INFO : PHASE_FIND);
+}
+
+static void on_info(struct engine *e, const struct call_result *r)
+{
+	bool has = false;
+
+	if (r->status != 200 || answer_has_nvidia(r->body, r->len, &has) < 0) {
+		no_answer(e, -EBADMSG);
+		return;
+	}
+	if (has)
+		begin(e, PHASE_FIND);
+	else
+		give_up(e, "the instance has GPUs, but the guest's container engine has no nvidia "
+			   "runtime: its base image needs the NVIDIA driver and container toolkit");
+}
+
+static void on_find(struct engine *e, const struct call_result *r)
+{
+	struct answer_container c;
+
+	if (r->status == 404) {
+		begin(e, PHASE_IMAGE);
+		return;
+	}
+	if (r->status != 200 || answer_container(r->body, r->len, &c) < 0) {
+		no_answer(e, -EBADMSG);
+		return;
+	}
+	begin(e, STR_EQ(c.hash, e->wish.hash) ? PHASE_START : PHASE_REMOVE);
+}
+
+static void on_remove(struct engine *e, const struct call_result *r)
+{
+	if (r->status == 204 || r->status == 404)
+		begin(e, PHASE_IMAGE);
+	else if (r->status == 409) /* it is being removed */
+		retry(e, PROTO_CONTAINER_STARTING, "");
+	else
+		refused(e, r, "the container of an earlier wish cannot be removed");
+}
+
+static void on_image(struct engine *e, const struct call_result *r)
+{
+	if (r->status == 200) {
+		begin(e, PHASE_CREATE);
+		return;
+	}
+	if (r->status != 404) {
+		refused(e, r, "the image cannot be looked for");
+		return;
+	}
+	e->pull = (struct pull){0};
+	begin(e, PHASE_PULL);
+}
+
+static int on_pull_line(void *arg, const char *line, size_t len)
+{
+	struct engine *e = arg;
+	int r = pull_line(&e->pull, line, len);
+
+	if (r == 0)
+		enter(e, PROTO_CONTAINER_PULLING, "");
+	return r;
+}
+
+/* Why an image could not be pulled; what is the network's fault is tried again a few times. */
+static void pull_failed(struct engine *e, const char *why)
+{
+	const char *image = e->wish.image;
+	char words[IMAGEREF_MAX + 2 * ANSWER_TEXT_SIZE];
+
+	switch (trouble_of(why)) {
+	case TROUBLE_UNKNOWN_IMAGE:
+		(void)snprintf(words, sizeof(words), "the registry has no image %s", image);
+		break;
+	case TROUBLE_DENIED:
+		(void)snprintf(words, sizeof(words),
+			       "the registry does not give out %.150s: check the name, login and "
+			       "password",
+			       image);
+		break;
+	case TROUBLE_SPACE:
+		(void)snprintf(words, sizeof(words),
+			       "no space is left on the guest's disk for %.150s: ask for more "
+			       "storage_gb",
+			       image);
+		break;
+	case TROUBLE_PLATFORM:
+		(void)snprintf(words, sizeof(words), "%.180s is not made for this machine (amd64)",
+			       image);
+		break;
+	case TROUBLE_NETWORK:
+	case TROUBLE_PORT:
+	case TROUBLE_OTHER:
+		(void)snprintf(words, sizeof(words), "pulling %.100s failed: %.130s", image, why);
+		break;
+	}
+	if (trouble_of(why) == TROUBLE_NETWORK && ++e->pull_tries < PULL_TRIES)
+		retry(e, PROTO_CONTAINER_PULLING, words);
+	else
+		give_up(e, words);
+}
+
+static void on_pull(struct engine *e, const struct call_result *r)
+{
+	char message[ANSWER_TEXT_SIZE];
+
+	if (r->status == 200 && e->pull.error[0] == '\0') {
+		begin(e, PHASE_CREATE);
+		return;
+	}
+	answer_message(r->body, r->len, message);
+	pull_failed(e, r->status == 200 ? e->pull.error : message);
+}
+
+static void on_create(struct engine *e, const struct call_result *r)
+{
+	if (r->status == 409) { /* made by an attempt whose answer was lost */
+		begin(e, PHASE_FIND);
+		return;
+	}
+	if (r->status != 201 || answer_created(r->body, r->len, e->status.id) < 0) {
+		refused(e, r, "the container cannot be made");
+		return;
+	}
+	begin(e, PHASE_START);
+}
+
+static void on_start(struct engine *e, const struct call_result *r)
+{
+	if (r->status == 404)
+		begin(e, PHASE_FIND);
+	else if (r->status != 204 && r->status != 304)
+		refused(e, r, "the container cannot be started");
+	else
+		watch_events(e);
+}
+
+static void on_look(struct engine *e, const struct call_result *r)
+{
+	struct engine_status next = {0};
+	struct answer_container c;
+
+	if (r->status == 404) {
+		give_up(e, "the container was removed in the guest; start the instance again");
+		return;
+	}
+	if (r->status != 200 || answer_container(r->body, r->len, &c) < 0) {
+		no_answer(e, -EBADMSG);
+		return;
+	}
+	e->retry_ms = RETRY_FIRST_MS;
+	memcpy(next.id, c.id, sizeof(next.id));
+	next.state = c.running ? PROTO_CONTAINER_RUNNING : PROTO_CONTAINER_EXITED;
+	if (!c.running) {
+		next.exit_code = c.exit_code;
+		memcpy(next.words, c.error, sizeof(next.words));
+		hide(next.words, e->wish.password);
+	}
+	publish(e, &next);
+	if (e->look_again)
+		arm(e, LOOK_PAUSE_MS);
+}
+
+/* What each phase asks. */
+static const struct {
+	const char *method;
+	const char *path; /* behind the version */
+	enum proto_container_state state;
+	uint32_t silence_ms;
+	void (*answer)(struct engine *e, const struct call_result *result);
+} phases[PHASE_COUNT] = {
+	[PHASE_PING] = {"GET", NULL, PROTO_CONTAINER_WAITING, LONG_MS, on_ping},
+	[PHASE_VERSION] = {"GET", NULL, PROTO_CONTAINER_WAITING, SHORT_MS, on_version},
+	[PHASE_INFO] = {"GET", "/info", PROTO_CONTAINER_WAITING, SHORT_MS, on_info},
+	[PHASE_FIND] = {"GET", "/containers/" WISH_CONTAINER "/json", PROTO_CONTAINER_STARTING,
+			SHORT_MS, on_find},
+	[PHASE_REMOVE] = {"DELETE", "/containers/" WISH_CONTAINER "?force=true",
+			  PROTO_CONTAINER_STARTING, LONG_MS, on_remove},
+	[PHASE_IMAGE] = {"GET", NULL, PROTO_CONTAINER_STARTING, SHORT_MS, on_image},
+	[PHASE_PULL] = {"POST", NULL, PROTO_CONTAINER_PULLING, LONG_MS, on_pull},
+	[PHASE_CREATE] = {"POST", "/containers/create?name=" WISH_CONTAINER,
+			  PROTO_CONTAINER_STARTING, LONG_MS, on_create},
+	[PHASE_START] = {"POST", "/containers/" WISH_CONTAINER "/start", PROTO_CONTAINER_STARTING,
+			 LONG_MS, on_start},
+	[PHASE_LOOK] = {"GET", "/containers/" WISH_CONTAINER "/json", PROTO_CONTAINER_RUNNING,
+			SHORT_MS, on_look},
+};
+
+static void make_path(const struct engine *e, enum phase phase, char path[static PATH_SIZE])
+{
+	int n = 0;
+
+	if (phase != PHASE_PING && phase != PHASE_VERSION)
+		n = snprintf(path, PATH_SIZE, "/v%u.%u", e->version / 1000, e->version % 1000);
+	if (phase == PHASE_PING)
+		(void)snprintf(path + n, PATH_SIZE, "/_ping");
+	else if (phase == PHASE_VERSION)
+		(void)snprintf(path + n, PATH_SIZE, "/version");
+	else if (phase == PHASE_IMAGE) /* imageref.c lets nothing through that needs encoding */
+		(void)snprintf(path + n, PATH_SIZE - (size_t)n, "/images/%s/json", e->wish.image);
+	else
+		(void)snprintf(path + n, PATH_SIZE - (size_t)n, "%s",
+			       phase == PHASE_PULL ? e->wish.pull : phases[phase].path);
+}
+
+/* A connection that broke: is it the pull's, the network's, or is there no engine? */
+static void call_broke(struct engine *e, enum phase phase, int error)
+{
+	if (phase == PHASE_PULL && (error == -EBADMSG || error == -EFBIG))
+		give_up(e, "pulling failed: the engine's answers make no sense");
+	else
+		no_answer(e, error);
+}
+
+static void on_call_done(void *arg, const struct call_result *result)
+{
+	struct engine *e = arg;
+	struct call *call = TAKE_PTR(e->call);
+	enum phase phase = e->phase;
+
+	e->phase = PHASE_IDLE;
+	if (result->error < 0)
+		call_broke(e, phase, result->error);
+	else
+		phases[phase].answer(e, result);
+	call_free(call); /* the result is its */
+}
+
+static void begin(struct engine *e, enum phase phase)
+{
+	char path[PATH_SIZE];
+	const struct call_request request = {
+		.method = phases[phase].method,
+		.path = path,
+		.auth = phase == PHASE_PULL ? e->wish.auth : NULL,
+		.body = phase == PHASE_CREATE ? e->wish.create : NULL,
+		.silence_ms = phases[phase].silence_ms,
+		.arg = e,
+		.on_line = phase == PHASE_PULL ? on_pull_line : NULL,
+		.on_done = on_call_done,
+	};
+
+	make_path(e, phase, path);
+	/* Looking again changes nothing by itself. */
+	if (phase == PHASE_LOOK)
+		e->look_again = false;
+	else if (e->status.state != phases[phase].state)
+		enter(e, phases[phase].state, "");
+	e->phase = phase;
+	if (call_start(e->config.base, e->config.link, &request, &e->call) < 0) {
+		e->call = NULL;
+		no_answer(e, -ECONNREFUSED);
+	}
+}
+
+/* Events. */
+
+static int on_event_line(void *arg, const char *line, size_t len)
+{
+	struct engine *e = arg;
+
+	/* What it says is not believed, nor needed: it is a reason to look. */
+	(void)line;
+	(void)len;
+	if (e->look_again)
+		return 0;
+	e->look_again = true;
+	if (e->phase == PHASE_IDLE)
+		arm(e, LOOK_PAUSE_MS);
+	return 0;
+}
+
+static void on_events_end(void *arg, const struct call_result *result)
+{
+	struct engine *e = arg;
+
+	(void)result;
+	/* The engine has ended, or the connection: it is all looked at anew. */
+	retry(e, PROTO_CONTAINER_WAITING, "");
+}
+
+/* Listens before it looks, so that nothing falls between. */
+static void watch_events(struct engine *e)
+{
+	char path[PATH_SIZE];
+	const struct call_request request = {
+		.method = "GET",
+		.path = path,
+		.arg = e,
+		.on_line = on_event_line,
+		.on_done = on_events_end,
+	};
+	int r = 0;
+
+	/* {"type":["container"],"container":["qudata"],"event":[…]} */
+	(void)snprintf(path, sizeof(path),
+		       "/v%u.%u/events?filters=%%7B%%22type%%22%%3A%%5B%%22container%%22%%5D%%2C"
+		       "%%22container%%22%%3A%%5B%%22" WISH_CONTAINER
+		       "%%22%%5D%%2C%%22event%%22%%3A"
+		       "%%5B%%22start%%22%%2C%%22die%%22%%2C%%22destroy%%22%%5D%%7D",
+		       e->version / 1000, e->version % 1000);
+	if (!e->events)
+		r = call_start(e->config.base, e->config.link, &request, &e->events);
+	if (r < 0)
+		no_answer(e, -ECONNREFUSED);
+	else
+		begin(e, PHASE_LOOK);
+}
+
+/* The machine as a whole. */
+
+static void start_over(struct engine *e)
+{
+	halt(e);
+	if (e->up && e->has_wish)
+		begin(e, PHASE_PING);
+	else if (e->has_wish)
+		enter(e, PROTO_CONTAINER_WAITING, "");
+}
+
+static void on_timer(evutil_socket_t fd, short what, void *arg)
+{
+	struct engine *e = arg;
+
+	(void)fd;
+	(void)what;
+	if (e->look_again && e->events)
+		begin(e, PHASE_LOOK);
+	else
+		start_over(e);
+}
+
+struct engine *engine_new(const struct engine_config *config)
+{
+	struct engine *e = calloc(1, sizeof(*e));
+
+	if (!e)
+		return NULL;
+	e->config = *config;
+	e->retry_ms = RETRY_FIRST_MS;
+	e->timer = event_new(config->base, -1, 0, on_timer, e);
+	if (!e->timer) {
+		free(e);
+		return NULL;
+	}
+	return e;
+}
+
+static void logs_end(struct logs *l, int r, const char *text, size_t len);
+
+static void cancel_logs(struct engine *e)
+{
+	for (size_t i = 0; i < ENGINE_LOGS_CALLS; i++)
+		if (e->logs[i])
+			logs_end(e->logs[i], -ECANCELED, NULL, 0);
+}
+
+void engine_free(struct engine *e)
+{
+	if (!e)
+		return;
+	halt(e);
+	cancel_logs(e);
+	event_free(e->timer);
+	wish_done(&e->wish);
+	free(e);
+}
+
+void engine_set_wish(struct engine *e, struct wish *wish)
+{
+	bool same = e->has_wish && STR_EQ(e->wish.hash, wish->hash);
+
+	wish_done(&e->wish);
+	e->wish = *wish;
+	*wish = (struct wish){0};
+	e->has_wish = true;
+	if (same && e->status.state != PROTO_CONTAINER_FAILED &&
+	    e->status.state != PROTO_CONTAINER_EXITED)
+		return;
+	e->pull_tries = 0;
+	e->retry_ms = RETRY_FIRST_MS;
+	e->since_ms = rpc_now_ms();
+	start_over(e);
+}
+
+void engine_set_up(struct engine *e, bool up)
+{
+	if (up == e->up)
+		return;
+	e->up = up;
+	e->answered = false;
+	e->pull_tries = 0;
+	e->retry_ms = RETRY_FIRST_MS;
+	e->since_ms = rpc_now_ms();
+	if (!up)
+		cancel_logs(e);
+	start_over(e);
+}
+
+const struct engine_status *engine_status(const struct engine *e)
+{
+	return &e->status;
+}
+
+/* Logs. */
+
+static void logs_end(struct logs *l, int r, const char *text, size_t len)
+{
+	struct engine *e = l->engine;
+
+	for (size_t i = 0; i < ENGINE_LOGS_CALLS; i++)
+		if (e->logs[i] == l)
+			e->logs[i] = NULL;
+	l->fn(l->arg, r, text, len);
+	call_free(l->call);
+	frames_done(&l->frames);
+	free(l);
+}
+
+static int on_log_bytes(void *arg, const uint8_t *data, size_t len)
+{
+	struct logs *l = arg;
+
+	return frames_feed(&l->frames, data, len);
+}
+
+static void on_logs_done(void *arg, const struct call_result *result)
+{
+	struct logs *l = arg;
+	size_t len = 0;
+	const char *text = frames_tail(&l->frames, l->lines, &len);
+
+	if (result->error < 0)
+		logs_end(l, result->error, NULL, 0);
+	else if (result->status != 200)
+		logs_end(l, result->status == 404 ? -ENOENT : -EIO, NULL, 0);
+	else
+		logs_end(l, 0, text, len);
+}
+
+static struct logs **free_logs(struct engine *e)
+{
+	for (size_t i = 0; i < ENGINE_LOGS_CALLS; i++)
+		if (!e->logs[i])
+			return &e->logs[i];
+	return NULL;
+}
+
+int engine_logs(struct engine *e, unsigned int lines, size_t max, engine_logs_fn *fn, void *arg)
+{
+	struct logs **slot = free_logs(e), *l;
+	char path[PATH_SIZE];
+	struct call_request request = {
+		.method = "GET",
+		.path = path,
+		.silence_ms = SHORT_MS,
+		.on_bytes = on_log_bytes,
+		.on_done = on_logs_done,
+	};
+	int r;
+
+	if (!e->up || e->version == 0)
+		return -ENOTCONN;
+	l = slot ? calloc(1, sizeof(*l)) : NULL;
+	if (!l)
+		return slot ? -ENOMEM : -EBUSY;
+	*l = (struct logs){
+		.engine = e, .frames = {.max = max}, .lines = lines, .fn = fn, .arg = arg};
+	request.arg = l;
+	(void)snprintf(path, sizeof(path),
+		       "/v%u.%u/containers/" WISH_CONTAINER "/logs?stdout=1&stderr=1&tail=%u",
+		       e->version / 1000, e->version % 1000, lines);
+	r = call_start(e->config.base, e->config.link, &request, &l->call);
+	if (r < 0) {
+		free(l);
+		return r;
+	}
+	*slot = l;
+	return 0;
+}

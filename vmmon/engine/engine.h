@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The one container of a guest: brought to what is wanted, over the engine's HTTP API, and
+ * followed.
+ *
+ *   NONE      nothing is wanted
+ *   WAITING   the guest or its engine does not answer yet
+ *   PULLING   the image comes from its registry
+ *   STARTING  the container is being made or started
+ *   RUNNING   its process runs
+ *   EXITED    its process has ended; the engine starts it again by itself
+ *   FAILED    given up, with words; tried again when the wish is set again or the guest boots
+ *
+ * Level-triggered, too: whatever the guest holds already is found by its label and kept.
+ * Trust: runs in vmmon; reads answers of a container engine in a guest, which its tenant owns.
+ */
+#pragma once
+
+#include "proto/proto.h"
+#include "vmmon/engine/answers.h"
+#include "vmmon/engine/link.h"
+#include "vmmon/engine/wish.h"
+
+#include <event2/event.h>
+
+#define ENGINE_LOGS_CALLS 4 /* reads of the log at one time */
+
+struct engine_status {
+	enum proto_container_state state;
+	unsigned int percent;   /* of a pull */
+	unsigned int exit_code; /* EXITED */
+	char id[ANSWER_ID_SIZE];
+	char words[ANSWER_TEXT_SIZE]; /* FAILED, and what is tried again: for people, ASCII */
+};
+
+struct engine_config {
+	struct event_base *base;
+	struct engine_link *link; /* borrowed */
+	void *ctx;
+	/* Something of the status has changed. */
+	void (*on_status)(void *ctx, const struct engine_status *status);
+	uint32_t wait_ms; /* for an engine that has never answered, before it is called missing */
+};
+
+struct engine;
+
+/* NULL: out of memory. */
+struct engine *engine_new(const struct engine_config *config);
+
+/* NULL is fine. Reads of the log in progress get -ECANCELED. */
+void engine_free(struct engine *e);
+
+/*
+ * Sets what is wanted; takes over what @wish holds. The same wish again retries what has failed or
+ * ended.
+ */
+void engine_set_wish(struct engine *e, struct wish *wish);
+
+/* Connections can be made now, or cannot any more. Harmless when nothing changes. */
+void engine_set_up(struct engine *e, bool up);
+
+const struct engine_status *engine_status(const struct engine *e);
+
+/*
+ * Reads the last @lines lines of the container's output, at most @max bytes. @fn gets them, or a
+ * negative errno: -ENOENT without a container. Returns 0, -EBUSY when too many read, -ENOTCONN.
+ */
+typedef void engine_logs_fn(void *arg, int r, const char *text, size_t len);
+int engine_logs(struct engine *e, unsigned int lines, size_t max, engine_logs_fn *fn, void *arg);

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What agentd wants of a guest's container, as requests to the engine.
+ * Trust: runs in vmmon; reads JSON of agentd, which may be hostile, with texts of the tenant.
+ *
+ * The container's policy is here: an init process, restarts unless stopped, ports published on all
+ * addresses of the guest under their own number, the directory /data that outlives the container,
+ * no limits of its own (the VM is the limit).
+ */
+#pragma once
+
+#include "common/base.h"
+#include "common/err.h"
+#include "common/imageref.h"
+#include "common/sha256.h"
+
+#include <jansson.h>
+
+#define WISH_CONTAINER "qudata" /* the container's name in the guest */
+#define WISH_LABEL     "qudata.wish"
+#define WISH_DATA      "/var/lib/qudata/data:/data"
+#define WISH_HASH_SIZE (2 * SHA256_SIZE + 1)
+
+struct wish {
+	char image[IMAGEREF_MAX + 1];
+	char *pull;                /* owned; path of the request that pulls the image */
+	char *auth;                /* owned; X-Registry-Auth, NULL without a login; secret */
+	char *login, *password;    /* owned; to be kept out of messages; may be NULL */
+	char *create;              /* owned; body of the request that makes the container */
+	char hash[WISH_HASH_SIZE]; /* of all that the container is made of; in its label */
+	bool gpus;
+};
+
+/*
+ * {"image": reference, "login", "password", "command": text, "env": {name: text},
+ *  "ports": [number], "gpus": number}; all but image may be absent, nothing else may be there.
+ * Returns 0, -EINVAL with the reason, or -ENOMEM.
+ */
+int wish_parse(const char *text, size_t len, struct wish *ret_wish, struct err *reterr);
+
+/* Frees what it holds, secrets wiped. */
+void wish_done(struct wish *wish);
+
+/* Appends @len bytes percent-encoded but for what an URL's query may hold as it is. */
+void wish_url_encode(FILE *f, const char *text, size_t len);

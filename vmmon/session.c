@@ -1,0 +1,333 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Connecting, checking the host key and logging in, as a state machine on the event loop.
+ * Trust: runs in vmmon; reads SSH of a guest, which its tenant owns.
+ */
+#include "vmmon/session.h"
+
+#include "common/log.h"
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+enum phase {
+	PHASE_TCP,
+	PHASE_HANDSHAKE,
+	PHASE_AUTH,
+	PHASE_UP,
+};
+
+struct session {
+	struct session_handler handler;
+	enum phase phase;
+	int fd; /* ours for watching; libssh has a duplicate, which it closes when it likes */
+	struct event *readable, *writable, *resume; /* owned */
+	ssh_session ssh;                            /* owned */
+	ssh_key management_key;                     /* owned */
+	char host_key[SESSION_LINE_SIZE];
+	struct ssh_counter_struct packets;
+	bool paused, failed;
+};
+
+/* What a step of the machine says. */
+enum step {
+	STEP_WAIT, /* for the socket */
+	STEP_NEXT,
+	STEP_FAILED,
+};
+
+static enum step check_tcp(struct session *s)
+{
+	int error = 0, copy;
+	socklen_t len = sizeof(error);
+
+	if (getsockopt(s->fd, SOL_SOCKET, SO_ERROR, &error, &len) < 0 || error != 0)
+		return STEP_FAILED;
+	copy = fcntl(s->fd, F_DUPFD_CLOEXEC, 3);
+	if (copy < 0)
+		return STEP_FAILED;
+	if (ssh_options_set(s->ssh, SSH_OPTIONS_FD, &copy) != SSH_OK) {
+		(void)safe_close(copy);
+		return STEP_FAILED;
+	}
+	return STEP_NEXT;
+}
+
+/* Compares the server's key with the pinned one, in the only place that decides about trust. */
+static enum step check_host_key(struct session *s)
+{
+	ssh_key key = NULL;
+	char *base64 = NULL;
+	char line[SESSION_LINE_SIZE];
+	bool same = false;
+
+	if (ssh_get_server_publickey(s->ssh, &key) == SSH_OK &&
+	    ssh_key_type(key) == SSH_KEYTYPE_ED25519 &&
+	    ssh_pki_export_pubkey_base64(key, &base64) == SSH_OK) {
+		int n = snprintf(line, sizeof(line), "ssh-ed25519 %s", base64);
+
+		same = n > 0 && (size_t)n < sizeof(line) && STR_EQ(line, s->host_key);
+	}
+	ssh_string_free_char(base64);
+	ssh_key_free(key);
+	if (!same)
+		log_event(LOG_WARNING, "a guest showed another host key than its own");
+	return same ? STEP_NEXT : STEP_FAILED;
+}
+
+static enum step handshake(struct session *s)
+{
+	switch (ssh_connect(s->ssh)) {
+	case SSH_OK:
+		return check_host_key(s);
+	case SSH_AGAIN:
+		return STEP_WAIT;
+	default:
+		return STEP_FAILED;
+	}
+}
+
+static enum step authenticate(struct session *s)
+{
+	switch (ssh_userauth_publickey(s->ssh, NULL, s->management_key)) {
+	case SSH_AUTH_SUCCESS:
+		return STEP_NEXT;
+	case SSH_AUTH_AGAIN:
+		return STEP_WAIT;
+	default:
+		return STEP_FAILED;
+	}
+}
+
+/*
+ * Whichever channel is read, libssh takes in packets of all: those that were seen to before have
+ * their bytes now, and no socket will tell. So there is another step until nothing more has come.
+ */
+static enum step step_up(struct session *s)
+{
+	uint64_t before = s->packets.in_packets;
+
+	s->handler.on_step(s->handler.arg);
+	if (s->failed || !ssh_is_connected(s->ssh))
+		return STEP_FAILED;
+	if (s->packets.in_packets != before)
+		session_kick(s);
+	return STEP_WAIT;
+}
+
+static enum step take_step(struct session *s)
+{
+	switch (s->phase) {
+	case PHASE_TCP:
+		return check_tcp(s);
+	case PHASE_HANDSHAKE:
+		return handshake(s);
+	case PHASE_AUTH:
+		return authenticate(s);
+	case PHASE_UP:
+		return step_up(s);
+	}
+	return STEP_FAILED;
+}
+
+/* Ends the watching, so that nothing calls in again, and reports. @s may be gone afterwards. */
+static void end(struct session *s)
+{
+	(void)event_del(s->readable);
+	(void)event_del(s->writable);
+	(void)event_del(s->resume);
+	s->handler.on_end(s->handler.arg);
+}
+
+static void run(struct session *s)
+{
+	enum step step = STEP_NEXT;
+
+	while (step == STEP_NEXT) {
+		step = take_step(s);
+		if (step == STEP_NEXT)
+			s->phase++;
+	}
+	if (step == STEP_FAILED) {
+		end(s);
+		return;
+	}
+	if (s->phase > PHASE_TCP && (ssh_get_poll_flags(s->ssh) & SSH_WRITE_PENDING))
+		(void)event_add(s->writable, NULL);
+}
+
+static void on_socket(evutil_socket_t fd, short what, void *arg)
+{
+	(void)fd;
+	(void)what;
+	run(arg);
+}
+
+/* Connected, or failed to: only then is there something to read. */
+static void on_writable(evutil_socket_t fd, short what, void *arg)
+{
+	struct session *s = arg;
+
+	(void)fd;
+	(void)what;
+	if (s->phase == PHASE_TCP)
+		(void)event_add(s->readable, NULL);
+	run(s);
+}
+
+static void on_resume(evutil_socket_t fd, short what, void *arg)
+{
+	struct session *s = arg;
+
+	(void)fd;
+	(void)what;
+	s->paused = false;
+	(void)event_add(s->readable, NULL);
+	run(s);
+}
+
+/* No configuration file, no known_hosts, no agent, few algorithms. */
+static int set_options(ssh_session ssh, const char *user)
+{
+	static const int no = 0;
+	const struct {
+		enum ssh_options_e option;
+		const void *value;
+	} table[] = {
+		{SSH_OPTIONS_PROCESS_CONFIG, &no},
+		{SSH_OPTIONS_SSH_DIR, "/nonexistent"},
+		{SSH_OPTIONS_KNOWNHOSTS, "/dev/null"},
+		{SSH_OPTIONS_GLOBAL_KNOWNHOSTS, "/dev/null"},
+		{SSH_OPTIONS_HOST, "127.0.0.1"},
+		{SSH_OPTIONS_USER, user},
+		{SSH_OPTIONS_KEY_EXCHANGE, "curve25519-sha256,curve25519-sha256@libssh.org"},
+		{SSH_OPTIONS_HOSTKEYS, "ssh-ed25519"},
+		{SSH_OPTIONS_PUBLICKEY_ACCEPTED_TYPES, "ssh-ed25519"},
+		{SSH_OPTIONS_CIPHERS_C_S, "chacha20-poly1305@openssh.com,aes256-gcm@openssh.com"},
+		{SSH_OPTIONS_CIPHERS_S_C, "chacha20-poly1305@openssh.com,aes256-gcm@openssh.com"},
+		{SSH_OPTIONS_COMPRESSION, "no"},
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(table); i++)
+		if (ssh_options_set(ssh, table[i].option, table[i].value) != SSH_OK)
+			return -EINVAL;
+	ssh_set_blocking(ssh, 0);
+	return 0;
+}
+
+static int begin_tcp(struct session *s, uint16_t port)
+{
+	const struct sockaddr_in sin = {
+		.sin_family = AF_INET,
+		.sin_port = htons(port),
+		.sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+	};
+
+	s->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	if (s->fd < 0)
+		return -errno;
+	if (connect(s->fd, (const struct sockaddr *)&sin, sizeof(sin)) < 0 && errno != EINPROGRESS)
+		return -errno;
+	return 0;
+}
+
+static int watch(struct session *s, struct event_base *base)
+{
+	s->readable = event_new(base, s->fd, EV_READ | EV_PERSIST, on_socket, s);
+	s->writable = event_new(base, s->fd, EV_WRITE, on_writable, s);
+	s->resume = event_new(base, -1, 0, on_resume, s);
+	if (!s->readable || !s->writable || !s->resume || event_add(s->writable, NULL) < 0)
+		return -ENOMEM;
+	return 0;
+}
+
+int session_start(const struct session_target *target, const struct session_handler *handler,
+		  struct session **ret_session)
+{
+	struct session *s = calloc(1, sizeof(*s));
+	int r = 0;
+
+	if (!s) {
+		ssh_key_free(target->management_key);
+		return -ENOMEM;
+	}
+	s->handler = *handler;
+	s->fd = -EBADF;
+	s->management_key = target->management_key;
+	s->ssh = ssh_new();
+	if (strlen(target->host_key) >= sizeof(s->host_key))
+		r = -EINVAL;
+	else
+		memcpy(s->host_key, target->host_key, strlen(target->host_key));
+	if (r == 0)
+		r = s->ssh ? set_options(s->ssh, target->user) : -ENOMEM;
+	if (r == 0)
+		ssh_set_counters(s->ssh, NULL, &s->packets);
+	if (r == 0)
+		r = begin_tcp(s, target->port);
+	if (r == 0)
+		r = watch(s, target->base);
+	if (r < 0) {
+		session_free(s);
+		return r;
+	}
+	*ret_session = s;
+	return 0;
+}
+
+void session_free(struct session *s)
+{
+	if (!s)
+		return;
+	if (s->readable)
+		event_free(s->readable);
+	if (s->writable)
+		event_free(s->writable);
+	if (s->resume)
+		event_free(s->resume);
+	if (s->ssh) {
+		ssh_disconnect(s->ssh); /* says goodbye if it can, and never waits */
+		ssh_free(s->ssh);
+	}
+	ssh_key_free(s->management_key);
+	(void)safe_close(s->fd);
+	free(s);
+}
+
+bool session_is_up(const struct session *s)
+{
+	return s->phase == PHASE_UP;
+}
+
+ssh_session session_ssh(const struct session *s)
+{
+	return s->ssh;
+}
+
+void session_kick(struct session *s)
+{
+	if (s->phase == PHASE_UP && !s->paused)
+		event_active(s->readable, EV_READ, 0);
+}
+
+void session_pause(struct session *s, uint32_t for_ms)
+{
+	const struct timeval tv = {.tv_sec = for_ms / 1000,
+				   .tv_usec = (suseconds_t)(for_ms % 1000) * 1000};
+
+	s->paused = true;
+	(void)event_del(s->readable);
+	(void)event_add(s->resume, &tv);
+}
+
+void session_fail(struct session *s)
+{
+	s->failed = true;
+}
+
+unsigned int session_phase(const struct session *s)
+{
+	return s->phase;
+}
