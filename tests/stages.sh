@@ -13,11 +13,12 @@ declare -A stage_about=(
 	[install]='an installation into a folder is complete'
 	[e2e]='the whole suite with a real guest: quickstart, API, kill -9, isolation'
 	[asan_e2e]='the life of an instance with sanitized daemons'
+	[engine]='containers: the client against a real engine and registries, and in a real guest'
 	[frp]='tunnels: a stand-in for frp, and frps and frpc themselves where they are found'
 	[systemd]='the units under a real systemd: activation, confinement, restarts'
 	[lab]='a VM with an IOMMU: GPUs on real drivers and groups, KVM, limits, a reboot'
 )
-all_stages=(style build docs unit asan analyze abuse frp install e2e asan_e2e systemd lab)
+all_stages=(style build docs unit asan analyze abuse frp engine install e2e asan_e2e systemd lab)
 
 build_dir=$top/build
 asan_dir=$top/build-asan
@@ -107,6 +108,12 @@ stage_abuse() {
 stage_frp() {
 	check 'build' build_plain || return
 	count_lines frp ./tests/frp/run --build "$build_dir"
+}
+
+stage_engine() {
+	check 'build' build_plain || return
+	count_lines engine ./tests/engine/run --build "$build_dir"
+	count_lines engine ./tests/e2e/run --build "$build_dir" --only engine
 }
 
 stage_install() {

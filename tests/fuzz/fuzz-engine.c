@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Fuzz harness of what reads a container engine's bytes, image references, commands and wishes. The
+ * first byte says which; what comes out does not depend on how a stream was cut.
+ * Trust: a test; reads the fuzzer's input.
+ */
+#include "common/cmdline.h"
+#include "common/imageref.h"
+#include "vmmon/engine/answers.h"
+#include "vmmon/engine/frames.h"
+#include "vmmon/engine/http.h"
+#include "vmmon/engine/wish.h"
+
+#include <assert.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static int sum(void *arg, const uint8_t *data, size_t len)
+{
+	uint64_t *hash = arg;
+
+	for (size_t i = 0; i < len; i++)
+		*hash = *hash * 31 + data[i];
+	return 0;
+}
+
+static int feed_http(const uint8_t *data, size_t size, size_t step, uint64_t *ret_hash)
+{
+	struct http_response h = {0};
+	int r = 0;
+
+	*ret_hash = 0;
+	for (size_t at = 0; at < size && r == 0; at += step)
+		r = http_response_feed(&h, data + at, MIN_OF(step, size - at), sum, ret_hash);
+	assert(h.used < HTTP_LINE_MAX && h.header_bytes <= HTTP_HEADER_MAX + 1);
+	return r < 0 ? r : http_response_end(&h);
+}
+
+static void fuzz_http(const uint8_t *data, size_t size)
+{
+	uint64_t whole, pieces;
+	int r = feed_http(data, size, size ? size : 1, &whole);
+
+	assert(feed_http(data, size, 3, &pieces) == r);
+	assert(r < 0 || whole == pieces);
+}
+
+static void fuzz_frames(const uint8_t *data, size_t size)
+{
+	struct frames f = {.max = 100};
+	const char *tail;
+	size_t len;
+
+	for (size_t at = 0; at < size; at += 5)
+		if (frames_feed(&f, data + at, MIN_OF((size_t)5, size - at)) < 0)
+			break;
+	assert(f.size <= MAX_OF((size_t)1024, 2 * f.max) && f.used <= f.size);
+	tail = frames_tail(&f, 3, &len);
+	assert(len <= f.max && (len == 0 || tail >= f.tail));
+	frames_done(&f);
+}
+
+static void fuzz_answers(const char *text, size_t size)
+{
+	static struct pull pull;
+	struct answer_container c;
+	char id[ANSWER_ID_SIZE], message[ANSWER_TEXT_SIZE];
+	unsigned int version;
+	bool has;
+
+	if (answer_version(text, size, &version) == 0)
+		assert(version >= ANSWER_API_MIN);
+	(void)answer_has_nvidia(text, size, &has);
+	if (answer_container(text, size, &c) == 0)
+		assert(strlen(c.id) == 64 && c.exit_code <= 255);
+	if (answer_created(text, size, id) == 0)
+		assert(strlen(id) == 64);
+	answer_message(text, size, message);
+	assert(strlen(message) < sizeof(message));
+	(void)pull_line(&pull, text, size);
+	assert(pull.percent <= 100 && pull.n <= PULL_LAYERS_MAX);
+	(void)trouble_of(message);
+}
+
+static void fuzz_texts(const char *text)
+{
+	_cleanup_free_ char **words = NULL;
+	struct imageref ref;
+	int n = cmdline_split(text, &words);
+
+	assert(n < 0 || (size_t)n <= strlen(text));
+	assert(n <= 0 || !words[n]);
+	if (imageref_parse(text, &ref, NULL) == 0)
+		assert(ref.name_len > 0 && ref.name + ref.name_len <= text + strlen(text));
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	_cleanup_free_ char *text = NULL;
+	struct wish wish;
+
+	if (size == 0)
+		return 0;
+	text = strndup((const char *)data + 1, size - 1);
+	switch (data[0] % 5) {
+	case 0:
+		fuzz_http(data + 1, size - 1);
+		break;
+	case 1:
+		fuzz_frames(data + 1, size - 1);
+		break;
+	case 2:
+		fuzz_answers((const char *)data + 1, size - 1);
+		break;
+	case 3:
+		fuzz_texts(text);
+		break;
+	default:
+		if (wish_parse((const char *)data + 1, size - 1, &wish, NULL) == 0) {
+			assert(strstr(wish.create, wish.hash) && wish.pull);
+			wish_done(&wish);
+		}
+	}
+	return 0;
+}
