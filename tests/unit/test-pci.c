@@ -516,8 +516,7 @@ static void test_holders(void **state _unused_)
 	assert_reason(&b, PROTO_GPU_BUSY, "0000:01:00.0", "dcgm (41) has /dev/null open");
 	assert_reason(&b, PROTO_GPU_BUSY, "0000:01:00.1", "evil??[31m (42) has /dev/zero open");
 	(void)snprintf(b.policy.services[b.policy.n_services++], 64, "dcgm.service");
-	assert_explained(&b, "0000:01:00.0 busy bind=" CARD
-			     " reasons=busy:0000:01:00.1\n"
+	assert_explained(&b, "0000:01:00.0 busy bind=" CARD " reasons=busy:0000:01:00.1\n"
 			     "10000:e1:00.0 rentable bind=10000:e1:00.0 reasons=\n");
 	/* A container's own cgroup has no unit's name. */
 	assert_reason(&b, PROTO_GPU_BUSY, "0000:01:00.1", "boxed (45) has /dev/zero open");
