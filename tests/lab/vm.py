@@ -21,6 +21,8 @@ HERE = pathlib.Path(__file__).resolve().parent
 TOP = HERE.parents[1]
 LOCK = "/run/lock/qudata-lab.lock"
 BOOT_S = 180  # generous: the machine may be loaded
+# Linux 6.12's radeon divides by zero when it lights up the emulated card.
+RELEASE_APPEND = {"trixie": "modprobe.blacklist=radeon"}
 
 
 def mkroot(release):
@@ -98,7 +100,7 @@ class Lab:
         self.memory_mib = memory_mib
         self.cpus = cpus
         self.limit_s = limit_s
-        self.append = append
+        self.append = " ".join((RELEASE_APPEND.get(root.name.split("-")[0], ""), append))
         self.qemu = None
         self.port = free_port()
         self.boot_id = None

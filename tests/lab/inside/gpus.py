@@ -216,12 +216,12 @@ def after_reboot():
     assert driver(mine[0]) == "bochs-drm" and not records(), (driver(mine[0]), records())
 
 
-def lives(count):
+def fifty_lives():
     """Bind, boot, look, delete, again and again: nothing piles up."""
     cards = (functions("alone"), functions("second"))
     before = leaks()
     with Unchanged():
-        for n in range(count):
+        for n in range(50):
             mine = cards[n % 2]
             instance = create("--gpus", mine[0])
             add_key(instance)
@@ -231,18 +231,9 @@ def lives(count):
     assert leaks() == before, (before, leaks())
 
 
-def three_lives():
-    lives(3)
-
-
-def fifty_lives():
-    lives(50)
-
-
 GROUPS = {
     "gpus": (the_suite_is_up, api_lists_the_gpus, a_guest_sees_its_gpu, two_side_by_side, stop_and_start_keep_the_gpu,
              refused_with_every_reason, the_vm_is_killed, daemons_killed_while_it_runs),
-    "lives": (the_suite_is_up, three_lives),
     "fifty-lives": (the_suite_is_up, fifty_lives),
     "gpu-kills": (the_suite_is_up, killed_while_it_begins_and_ends),
     "gpu-reboot-before": (the_suite_is_up, before_reboot),

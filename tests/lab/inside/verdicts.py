@@ -3,16 +3,17 @@
 import pathlib
 import re
 
-from guestlib import LIBEXEC, PCI, TOPOLOGIES, driver, functions, group, install, run, state
+from guestlib import LIBEXEC, PCI, TOPOLOGIES, driver, functions, group, install, read, run, state
 
+RADEON = None if "modprobe.blacklist=radeon" in (read("/proc/cmdline") or "").split() else "radeon"
 # Host drivers of each topology's functions, ascending: a bind has something to give back.
 DRIVERS = {
     "alone": ["bochs-drm"],
-    "audio": ["radeon", "snd_hda_intel"],
+    "audio": [RADEON, "snd_hda_intel"],
     "pair": [None, "bochs-drm"],
     "nic": [None, "e1000"],
     "nvme": ["bochs-drm", "nvme"],
-    "multi": ["radeon", "snd_hda_intel", "xhci_hcd"],
+    "multi": [RADEON, "snd_hda_intel", "xhci_hcd"],
     "noacs": [None],
     "second": ["bochs-drm"],
     "dma": ["nvme"],
