@@ -152,6 +152,7 @@ class Watch:
 
 
 def a_write_would_be_seen():
+    install()
     gpu = functions("second")[0]
     with Unchanged(), Watch() as watch:
         ok("take", "vm-a", gpu)
@@ -272,6 +273,7 @@ def killed_at_every_step(name, words, prepare, finish):
 
 
 def killed_at_every_step_of_take():
+    install()
     gpu = functions("audio")[0]
     count = killed_at_every_step("take", ("take", "vm-a", gpu), lambda: None, lambda: is_bound(functions("audio")))
     print(f"killed at {count} points of take", flush=True)
@@ -284,11 +286,11 @@ def killed_at_every_step_of_release():
 
 
 def killed_at_every_step_of_recovery():
-    """What recovers is killed as well: a take that died when its second function was unbound, to be undone."""
+    """What recovers is killed as well: a take that died when its second function was at the guest's driver, to be undone."""
     gpu = functions("audio")[0]
 
     def half():
-        answer = act("take", "vm-a", gpu, program=POINTS, env={"BIND_POINT": "function-unbound:2"})
+        answer = act("take", "vm-a", gpu, program=POINTS, env={"BIND_POINT": "function-probed:2"})
         assert answer.get("signal") == "9", answer
 
     count = killed_at_every_step("recover", ("recover",), half, lambda: None)
@@ -342,6 +344,7 @@ def leaks():
 
 
 def fifty_cycles():
+    install()
     cards = (functions("alone"), functions("audio"))
     before = leaks()
     begun = time.monotonic()
