@@ -255,9 +255,18 @@ class Lab:
 
     def _kill(self):
         if self.qemu is not None and self.qemu.poll() is None:
+            # A group of its own: nice, timeout and QEMU.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.qemu.pid, signal.SIGKILL)
             self.qemu.wait()
+
+    def restart(self):
+        """The same machine with a new root disk, as after boot() and prepare()."""
+        self.forget_connection()
+        self._kill()
+        self.boot_id = None
+        self.boot()
+        self.prepare()
 
     def end(self):
         self.forget_connection()
