@@ -8,6 +8,7 @@
 #include "agentd/gpus.h"
 #include "common/cmdline.h"
 #include "common/imageref.h"
+#include "common/json_text.h"
 
 #include <math.h>
 
@@ -35,27 +36,6 @@ void create_request_done(struct create_request *req)
 	json_decref(TAKE_PTR(req->tenant));
 }
 
-/* No request nests deeper; a parser that recurses is not asked to. */
-static bool nesting_ok(const char *text, size_t len)
-{
-	bool in_string = false;
-	int depth = 0;
-
-	for (size_t i = 0; i < len; i++) {
-		if (in_string && text[i] == '\\')
-			i++;
-		else if (text[i] == '"')
-			in_string = !in_string;
-		else if (!in_string && (text[i] == '{' || text[i] == '['))
-			depth++;
-		else if (!in_string && (text[i] == '}' || text[i] == ']'))
-			depth--;
-		if (depth > NESTING_MAX)
-			return false;
-	}
-	return true;
-}
-
 static int load_object(const void *body, size_t len, json_t **ret_json, struct err *reterr)
 {
 	json_error_t error;
@@ -63,7 +43,7 @@ static int load_object(const void *body, size_t len, json_t **ret_json, struct e
 
 	if (len == 0)
 		return err_set(reterr, -EINVAL, "the body is empty; a JSON object is expected");
-	if (!nesting_ok(body, len))
+	if (!json_nesting_ok(body, len, NESTING_MAX))
 		return err_set(reterr, -EINVAL, "the body nests deeper than %d levels",
 			       NESTING_MAX);
 	json = json_loadb(body, len, JSON_REJECT_DUPLICATES, &error);

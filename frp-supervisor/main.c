@@ -168,19 +168,19 @@ static int init_server(struct supervisor *s, struct err *reterr)
 
 static int open_socket(struct supervisor *s, struct err *reterr)
 {
-	const struct group *group;
-	int fd = notify_listen_fd("frp", SOCK_SEQPACKET);
+	const struct group *group = getgrnam(s->config.socket_group);
+	struct ipc_place place = {.name = "frp",
+				  .path = s->config.socket,
+				  .type = SOCK_SEQPACKET,
+				  .mode = 0660,
+				  .uid = IPC_KEEP_UID};
 
-	notify_listen_done();
-	if (fd != -ENOENT) {
-		s->listen_fd = fd;
-		return fd < 0 ? err_errno(reterr, fd, "the socket passed as `frp` is unusable") : 0;
-	}
-	group = getgrnam(s->config.socket_group);
 	if (!group)
 		return err_set(reterr, -ENOENT, "there is no group %s (see socket_group)",
 			       s->config.socket_group);
-	s->listen_fd = ipc_listen(s->config.socket, SOCK_SEQPACKET, 0660, group->gr_gid, reterr);
+	place.gid = group->gr_gid;
+	s->listen_fd = ipc_take(&place, reterr);
+	notify_listen_done();
 	return s->listen_fd < 0 ? s->listen_fd : 0;
 }
 

@@ -5,7 +5,11 @@
  */
 #include "agentd/control/client.h"
 
+#include "common/json_text.h"
+
 #include <jansson.h>
+
+#define NESTING_MAX 16 /* an answer nests three deep */
 
 static void cleanup_json(json_t **json)
 {
@@ -120,7 +124,9 @@ char *body_stats(const struct control_stats *s)
 static int open_envelope(const char *text, size_t len, json_t **ret_root, json_t **ret_data,
 			 struct err *reterr)
 {
-	json_t *root = json_loadb(text, len, JSON_REJECT_DUPLICATES, NULL);
+	json_t *root = json_nesting_ok(text, len, NESTING_MAX)
+			       ? json_loadb(text, len, JSON_REJECT_DUPLICATES, NULL)
+			       : NULL;
 
 	*ret_root = root;
 	if (!json_is_object(root))
@@ -134,7 +140,7 @@ static int open_envelope(const char *text, size_t len, json_t **ret_root, json_t
 int body_parse_ok(const char *text, size_t len, struct err *reterr)
 {
 	_cleanup_json_ json_t *root = NULL;
-	json_t *data;
+	json_t *data = NULL;
 
 	return open_envelope(text, len, &root, &data, reterr);
 }
@@ -191,7 +197,7 @@ int body_parse_init(const char *text, size_t len, struct control_init *ret_init,
 {
 	struct control_init init = {0};
 	_cleanup_json_ json_t *root = NULL;
-	json_t *data;
+	json_t *data = NULL;
 	int r = open_envelope(text, len, &root, &data, reterr);
 
 	if (r == 0 && !json_is_object(data))

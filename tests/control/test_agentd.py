@@ -139,6 +139,7 @@ def run(control, agent, data):
     assert all(private(f"{data}/{name}") for name in ("secret", "control_secret", "agent_id"))
     step("takes the control plane's secret for its own API, and keeps it private")
 
+    eventually(lambda: agent.call("GET", "/v1/host", secret=control.secret)[1]["data"]["control_plane_state"] == "up")
     time.sleep(1.2)
     before = [c for c in control.calls if c["path"].endswith("/stats")]
     assert len(before) <= 1, "it reports without an instance"

@@ -5,6 +5,8 @@
  */
 #include "vmmon/engine/answers.h"
 
+#include "common/json_text.h"
+
 #include <jansson.h>
 
 #define NESTING_MAX 32 /* jansson recurses; an inspection nests about eight deep */
@@ -16,29 +18,11 @@ static void cleanup_json(json_t **json)
 
 #define _cleanup_json_ _cleanup_(cleanup_json)
 
-static bool nesting_ok(const char *text, size_t len)
-{
-	bool in_string = false;
-	int depth = 0;
-
-	for (size_t i = 0; i < len; i++) {
-		if (in_string && text[i] == '\\')
-			i++;
-		else if (text[i] == '"')
-			in_string = !in_string;
-		else if (!in_string && (text[i] == '{' || text[i] == '['))
-			depth++;
-		else if (!in_string && (text[i] == '}' || text[i] == ']'))
-			depth--;
-		if (depth > NESTING_MAX)
-			return false;
-	}
-	return true;
-}
-
 static json_t *load(const char *body, size_t len)
 {
-	json_t *json = nesting_ok(body, len) ? json_loadb(body, len, JSON_ALLOW_NUL, NULL) : NULL;
+	json_t *json = json_nesting_ok(body, len, NESTING_MAX)
+			       ? json_loadb(body, len, JSON_ALLOW_NUL, NULL)
+			       : NULL;
 
 	if (json_is_object(json))
 		return json;
