@@ -353,6 +353,15 @@ def kill_needs_the_generation(rig):
 
 
 # ---- 5: command lines ---------------------------------------------------------------------------------------
+def command_line(pid):
+    """By one read(2): a second one, after an execve, would go on in the middle of the next program's line."""
+    fd = os.open(f"/proc/{pid}/cmdline", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 1 << 20)
+    finally:
+        os.close(fd)
+
+
 class Watcher(threading.Thread):
     """Collects the command lines of all that the helper starts for a slot."""
 
@@ -366,7 +375,7 @@ class Watcher(threading.Thread):
         while not self.stop.is_set():
             for pid in children.read_text().split():
                 with contextlib.suppress(OSError):
-                    line = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
+                    line = command_line(pid)
                     if line and line.split(b"\0")[0].rpartition(b"/")[2] not in (b"vfio-helper", b"vfio-broker", b"vfio-bind"):
                         self.seen.add(line)
             time.sleep(0.001)
