@@ -393,8 +393,11 @@ static const char *refusal_text(const struct instance *inst, enum step step,
 	else if (step == STEP_START && status == PROTO_CONFLICT)
 		(void)snprintf(buf, size, "a host port is used by another VM");
 	else if (step == STEP_START && status == PROTO_LIMIT)
-		(void)snprintf(buf, size, "this host has no room for %u CPUs and %u MiB",
-			       inst->cpus, inst->memory_mib);
+		(void)snprintf(buf, size, "this host has no room for %u CPUs and %u MiB%s",
+			       inst->cpus, inst->memory_mib,
+			       inst->gpus[0]
+				       ? ", or for the GPUs' BARs in the guest's address space"
+				       : "");
 	else if (status == PROTO_DENIED)
 		(void)snprintf(buf, size, "%s; vfio-helper's audit log says which rule",
 			       proto_status_text(status));

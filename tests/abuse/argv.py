@@ -34,7 +34,17 @@ QEMU = {
     "-mon": [r"chardev=qmp,mode=control"],
     "-kernel": [f"/proc/self/fd/{FD}"], "-initrd": [f"/proc/self/fd/{FD}"], "-append": [r"[ -~]{1,511}"],
 }
-QEMU_OPTIONAL = {"-kernel", "-initrd", "-append"}
+QEMU_OPTIONAL = {"-initrd", "-append"}
+# Without a kernel: OVMF and its variables.
+QEMU_OVMF = {k: v for k, v in QEMU.items() if k not in ("-kernel", "-initrd", "-append")} | {
+    "-machine": [QEMU["-machine"][0] + r",pflash0=firmware,pflash1=vars"],
+    "-add-fd": [f"set=({FD}),fd=\\1"] * 5,
+    "-blockdev": QEMU["-blockdev"] + [
+        rf"driver=raw,node-name=firmware,read-only=on,file\.driver=file,file\.filename=/dev/fdset/{FD},"
+        rf"file\.read-only=on,file\.locking=off",
+        rf"driver=raw,node-name=vars,read-only=off,file\.driver=file,file\.filename=/dev/fdset/{FD},"
+        rf"file\.read-only=off"],
+}
 
 PASST = {
     "--foreground": None, "--quiet": None, "--stderr": None, "--ipv4-only": None, "--no-map-gw": None,
@@ -76,7 +86,7 @@ def check_argv(argv):
     if words == ["vm-launch"]:  # still at the gate: it has no argument
         return "vm-launch"
     if program.startswith("qemu-system"):
-        _options(words[1:], QEMU, QEMU_OPTIONAL)
+        _options(words[1:], QEMU if "-kernel" in words else QEMU_OVMF, QEMU_OPTIONAL)
         return "qemu"
     if program.startswith("passt"):
         _options(words[1:], PASST, (), many=("--tcp-ports",))

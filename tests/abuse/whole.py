@@ -2,6 +2,7 @@
 """The four daemons together: strings of the HTTP API on their way to command lines, vmmon's socket, a compromised
 agentd that starts and kills behind the others' backs: threats 5, 8 and 11."""
 import os
+import pwd
 import random
 import time
 
@@ -50,6 +51,18 @@ def strings_of_the_api(rig):
     assert not list((rig.state / "vms").iterdir()) and not list(rig.run_dir.iterdir())
     strange = [n for n in set(p.name for p in rig.root.rglob("*")) - before if any(v in n for v in STRINGS)]
     assert not strange, strange
+
+
+def firmware_of_its_own(rig):
+    """An image without a kernel boots by OVMF, with variables that are the VM's own and stay over a restart."""
+    s = rig.suite
+    instance = s.create(memory="256M")
+    vars_file = until("its variables", lambda: next((rig.state / "vms").glob("*/vars"), None), 20)
+    until("OVMF looks for a disk to boot", lambda: "BdsDxe" in s.console(instance), 120)
+    assert vars_file.stat().st_size > 1 << 16 and vars_file.stat().st_uid == pwd.getpwnam("qudata-helper").pw_uid
+    s.delete(f"/v1/instances/{instance}")
+    s.wait(instance, "destroyed", 60)
+    assert not vars_file.exists()
 
 
 def vmmon_mutations(rig, count=1500):
@@ -135,5 +148,5 @@ def behind_the_back(rig):
 
 def run_cases(report, rig):
     report.run("whole/vmmon_serves_agentd_only", vmmon_serves_agentd_only, rig)
-    for case in (vmmon_mutations, hostile_lists_of_keys, strings_of_the_api, behind_the_back, vmmon_is_not_held_up):
+    for case in (vmmon_mutations, hostile_lists_of_keys, strings_of_the_api, firmware_of_its_own, behind_the_back, vmmon_is_not_held_up):
         report.run(f"whole/{case.__name__}", case, rig)

@@ -59,7 +59,7 @@ static void read_rules(const char *path)
 		if (sscanf(line, "%63s %255[^\n]", name, rest) < 1)
 			continue;
 		if (name[0] == '@') {
-			includes_base = true;
+			includes_base |= STR_EQ(name, "@base");
 			(void)snprintf(include, sizeof(include), "%s/%s.allow", FILTER_DIR,
 				       name + 1);
 			read_rules(include);
@@ -268,6 +268,13 @@ static bool is_spawner(void)
 	       strstr(FILTER_LIST, "/vfio-helper.allow") != NULL;
 }
 
+/* Of a program that a spawner becomes: loaded before the execve(), which is the last of it. */
+static bool is_spawned(void)
+{
+	return strstr(FILTER_LIST, "/vm-qemu") != NULL ||
+	       strstr(FILTER_LIST, "/frpc.allow") != NULL;
+}
+
 static void load(void)
 {
 	const struct rlimit no_core = {0, 0};
@@ -305,7 +312,8 @@ static void test_dangerous_calls(void **state)
 	for (size_t i = 0; i < ARRAY_LEN(never); i++)
 		assert_kills(never[i]);
 	for (size_t i = 0; i < ARRAY_LEN(spawners_only) && !is_spawner(); i++)
-		assert_kills(spawners_only[i]);
+		if (spawners_only[i] != SYS_execve || !is_spawned())
+			assert_kills(spawners_only[i]);
 	assert_kills(X32_BIT | SYS_close);
 	assert_kills(X32_BIT | SYS_execve);
 }

@@ -20,6 +20,8 @@
 
 enum proto_status failure(int r)
 {
+	if (r == -E2BIG)
+		return PROTO_LIMIT;
 	return r == -ENOSPC || r == -EDQUOT ? PROTO_NO_SPACE : PROTO_FAILED;
 }
 
@@ -241,7 +243,9 @@ static void on_qemu_exit(struct broker *b, void *arg)
 		log_end(vm, "qemu", &end);
 	if (vm->passt.pidfd >= 0)
 		(void)vm_end_processes(b, vm);
-	if (vm->phase == VM_LAUNCHING)
+	if (vm->phase == VM_LAUNCHING && end.kind == PROTO_EXIT_CODE && end.code == LAUNCH_NO_ROOM)
+		launch_fail(b, vm, -E2BIG, end.words);
+	else if (vm->phase == VM_LAUNCHING)
 		launch_fail(b, vm, -EIO, "QEMU ended before its start");
 	else if (vm->passt.pidfd < 0)
 		vm_ended(b, vm);
@@ -375,7 +379,7 @@ static int gather(struct broker *b, struct vm *vm, int fds[static FD_ROLES], str
 	if (r < 0)
 		return err_errno(reterr, r, "VM record");
 	fds[FD_IOMMU] = TAKE_FD(vm->iommu_fd);
-	if (vm->n_devices > 0) {
+	if (vm->n_devices > 0 || fds[FD_KERNEL] < 0) {
 		fds[FD_VARS] = vmdir_open_vars(dir);
 		if (fds[FD_VARS] < 0)
 			return err_errno(reterr, fds[FD_VARS], "firmware variables");

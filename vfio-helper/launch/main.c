@@ -8,6 +8,7 @@
 
 #include "common/fd.h"
 #include "common/priv.h"
+#include "vm-qemu-img.filter.h"
 #include "vm-qemu.filter.h"
 
 #include <fcntl.h>
@@ -100,14 +101,17 @@ static void take_machine(const struct spawn_spec *spec, const struct spawn_setup
 	host_prefer_node(spec);
 }
 
-/* passt closes a filter of its own, and needs what this one forbids to get that far. */
+/* passt closes a filter of its own, and needs what these forbid to get that far. */
 static void confine(const struct spawn_spec *spec)
 {
 	struct err err;
+	int r = 0;
 
-	if (spec->program == PROGRAM_PASST)
-		return;
-	if (priv_enter_filter("QEMU", filter_vm_qemu, filter_vm_qemu_len, &err) < 0)
+	if (spec->program == PROGRAM_QEMU_IMG)
+		r = priv_enter_filter("qemu-img", filter_vm_qemu_img, filter_vm_qemu_img_len, &err);
+	else if (spec->program != PROGRAM_PASST)
+		r = priv_enter_filter("QEMU", filter_vm_qemu, filter_vm_qemu_len, &err);
+	if (r < 0)
 		give_up(err.text, -EPERM);
 }
 
