@@ -9,6 +9,7 @@
 #include "common/rpc.h"
 
 #define ANNOUNCE_PAUSE_MS 150
+#define STEADY_MS         10000 /* as long as Docker itself waits before it calls a start good */
 #define ENGINE_WAIT_MS                                                                             \
 	90000 /* from a guest's sshd to its engine's socket, emulated, on a busy host */
 
@@ -57,6 +58,7 @@ struct container *container_new(const struct container_config *config)
 		.ctx = c,
 		.on_status = on_status,
 		.wait_ms = ENGINE_WAIT_MS,
+		.steady_ms = STEADY_MS,
 	};
 
 	if (!c)

@@ -100,7 +100,7 @@ int main(int argc, char *argv[])
 		.ctx = argv + 3,
 		.start = start_session,
 	};
-	struct engine_config config = {.on_status = on_status};
+	struct engine_config config = {.on_status = on_status, .steady_ms = 2500};
 	struct event *orders;
 
 	if (argc != 3 && argc != 6)

@@ -66,13 +66,14 @@ static void fuzz_answers(const char *text, size_t size)
 	struct answer_container c;
 	char id[ANSWER_ID_SIZE], message[ANSWER_TEXT_SIZE];
 	unsigned int version;
-	bool has;
+	enum answer_gpus gpus;
 
 	if (answer_version(text, size, &version) == 0)
 		assert(version >= ANSWER_API_MIN);
-	(void)answer_has_nvidia(text, size, &has);
+	if (answer_gpus(text, size, &gpus) == 0)
+		assert(gpus <= ANSWER_GPUS_CDI);
 	if (answer_container(text, size, &c) == 0)
-		assert(strlen(c.id) == 64 && c.exit_code <= 255);
+		assert(strlen(c.id) == 64 && c.exit_code <= 255 && c.restarts <= INT32_MAX);
 	if (answer_created(text, size, id) == 0)
 		assert(strlen(id) == 64);
 	answer_message(text, size, message);

@@ -217,7 +217,7 @@ static void test_versions(void **state)
 	}
 }
 
-static void test_nvidia(void **state)
+static void test_gpus(void **state)
 {
 	/* As engines with and without NVIDIA's container toolkit answer, abridged. */
 	static const char with[] =
@@ -225,14 +225,31 @@ static void test_nvidia(void **state)
 		"\"runc\"},\"nvidia\":{\"path\":\"nvidia-container-runtime\","
 		"\"runtimeArgs\":[]},\"runc\":{\"path\":\"runc\"}}}";
 	static const char without[] = "{\"ID\":\"x\",\"Runtimes\":{\"runc\":{\"path\":\"runc\"}}}";
-	bool has = false;
+	static const char dirs[] =
+		"{\"Runtimes\":{},\"CDISpecDirs\":[\"/etc/cdi\",\"/var/run/cdi\"]}";
+	static const char off[] = "{\"Runtimes\":{},\"CDISpecDirs\":[]}";
+	static const char device[] = "{\"Runtimes\":{},\"CDISpecDirs\":[\"/etc/"
+				     "cdi\"],\"DiscoveredDevices\":[{\"Source\":"
+				     "\"cdi\",\"ID\":\"a.com/"
+				     "b=c\"},{\"Source\":\"cdi\",\"ID\":\"nvidia.com/gpu=all\"}]}";
+	static const char other[] = "{\"Runtimes\":{},\"CDISpecDirs\":[\"/etc/"
+				    "cdi\"],\"DiscoveredDevices\":[{\"Source\":"
+				    "\"cdi\",\"ID\":\"a.com/gpu=0\"},7]}";
+	static const struct {
+		const char *info;
+		enum answer_gpus gpus;
+	} cases[] = {
+		{with, ANSWER_GPUS_NVIDIA}, {without, ANSWER_GPUS_NONE}, {dirs, ANSWER_GPUS_CDI},
+		{off, ANSWER_GPUS_NONE},    {device, ANSWER_GPUS_CDI},   {other, ANSWER_GPUS_NONE},
+	};
+	enum answer_gpus gpus;
 
 	(void)state;
-	assert_int_equal(answer_has_nvidia(with, sizeof(with) - 1, &has), 0);
-	assert_true(has);
-	assert_int_equal(answer_has_nvidia(without, sizeof(without) - 1, &has), 0);
-	assert_false(has);
-	assert_int_equal(answer_has_nvidia("{}", 2, &has), -EBADMSG);
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		assert_int_equal(answer_gpus(cases[i].info, strlen(cases[i].info), &gpus), 0);
+		assert_int_equal(gpus, cases[i].gpus);
+	}
+	assert_int_equal(answer_gpus("{}", 2, &gpus), -EBADMSG);
 }
 
 static void test_containers(void **state)
@@ -244,6 +261,10 @@ static void test_containers(void **state)
 		"{\"Running\":true,\"Restarting\":true,\"ExitCode\":7,\"Error\":\"\"}", "null");
 	static const char ended[] =
 		CONTAINER("{\"Running\":false,\"ExitCode\":-1,\"Error\":\"bad\\u00e9\\n\"}", "{}");
+	static const char counted[] = "{\"Id\":\"" HEX64 "\",\"State\":{\"Running\":true},"
+				      "\"RestartCount\":12}";
+	static const char absurd[] = "{\"Id\":\"" HEX64 "\",\"State\":{\"Running\":true},"
+				     "\"RestartCount\":9000000000000}";
 	static const char no_id[] = "{\"Id\":\"../../x\",\"State\":{\"Running\":true}}";
 	static const char nul[] = "{\"message\":\"no\\u0000pe\"}";
 	struct answer_container c;
@@ -256,12 +277,17 @@ static void test_containers(void **state)
 	assert_string_equal(c.hash, "abc");
 	assert_int_equal(answer_container(again, sizeof(again) - 1, &c), 0);
 	assert_false(c.running);
+	assert_true(c.restarting);
 	assert_int_equal(c.exit_code, 7);
 	assert_string_equal(c.hash, "");
 	assert_int_equal(answer_container(ended, sizeof(ended) - 1, &c), 0);
 	assert_false(c.running);
 	assert_int_equal(c.exit_code, 255);
 	assert_string_equal(c.error, "bad???");
+	assert_int_equal(answer_container(counted, sizeof(counted) - 1, &c), 0);
+	assert_int_equal(c.restarts, 12);
+	assert_int_equal(answer_container(absurd, sizeof(absurd) - 1, &c), 0);
+	assert_int_equal(c.restarts, INT32_MAX);
 	assert_int_equal(answer_container(no_id, sizeof(no_id) - 1, &c), -EBADMSG);
 	assert_int_equal(answer_created("{\"Id\":\"x\"}", 10, id), -EBADMSG);
 	answer_message(nul, sizeof(nul) - 1, text);
@@ -329,6 +355,20 @@ static void test_troubles(void **state)
 		{"Get \"https://x/v2/\": dial tcp: lookup x: no such host", TROUBLE_NETWORK},
 		{"unexpected EOF", TROUBLE_NETWORK},
 		{"listen tcp4 0.0.0.0:80: bind: address already in use", TROUBLE_PORT},
+		{"Get \"https://x/v2/\": x509: certificate signed by unknown authority",
+		 TROUBLE_CERT},
+		{"Get \"https://x/v2/\": tls: failed to verify certificate: x509: certificate has "
+		 "expired",
+		 TROUBLE_CERT},
+		{"Get \"https://x/v2/\": http: server gave HTTP response to HTTPS client",
+		 TROUBLE_NO_TLS},
+		{"could not select device driver \"nvidia\" with capabilities: [[gpu]]",
+		 TROUBLE_GPU},
+		{"error gathering device information: CDI device injection failed: unresolvable "
+		 "CDI devices nvidia.com/gpu=all",
+		 TROUBLE_GPU},
+		{"nvidia-container-cli: initialization error: nvml error: driver not loaded",
+		 TROUBLE_GPU},
 		{"something else", TROUBLE_OTHER},
 		{"", TROUBLE_OTHER},
 	};
@@ -342,12 +382,12 @@ static void test_troubles(void **state)
 static void test_nesting(void **state)
 {
 	char text[4096];
-	bool has;
+	enum answer_gpus gpus;
 
 	(void)state;
 	memset(text, '[', sizeof(text));
 	memcpy(text, "{\"Runtimes\":", 12);
-	assert_int_equal(answer_has_nvidia(text, sizeof(text), &has), -EBADMSG);
+	assert_int_equal(answer_gpus(text, sizeof(text), &gpus), -EBADMSG);
 }
 
 /* Image references. */
@@ -541,9 +581,13 @@ static void test_wish(void **state)
 				       "yZXNzIjoiaC54OjUifQ==");
 	assert_string_equal(wish.create + strlen(wish.create) - strlen("\"}}"), "\"}}");
 	assert_non_null(strstr(wish.create, "\"Cmd\":[\"a\",\"b c\"]"));
-	assert_non_null(strstr(wish.create, "\"Env\":[\"A=$(x)\\n\xc3\xa4\"]"));
+	assert_non_null(strstr(wish.create, "\"Env\":[\"A=$(x)\\n\xc3\xa4\",\"NVIDIA_VISIBLE_"
+					    "DEVICES=all\",\"NVIDIA_DRIVER_CAPABILITIES=all\"]"));
 	assert_non_null(strstr(wish.create, "\"DeviceRequests\":[{\"Capabilities\":[[\"gpu\"]],"
-					    "\"Count\":-1,\"Driver\":\"\"}]"));
+					    "\"Count\":-1,\"Driver\":\"nvidia\"}]"));
+	assert_non_null(strstr(wish.create_cdi, "\"DeviceRequests\":[{\"DeviceIDs\":[\"nvidia.com/"
+						"gpu=all\"],\"Driver\":\"cdi\"}]"));
+	assert_non_null(strstr(wish.create_cdi, wish.hash));
 	assert_non_null(strstr(wish.create, "\"80/tcp\":[{\"HostIp\":\"0.0.0.0\",\"HostPort\":"
 					    "\"80\"}]"));
 	assert_non_null(strstr(wish.create, wish.hash));
@@ -555,6 +599,9 @@ static void test_wish(void **state)
 	assert_string_equal(other.pull, "/images/create?fromImage=a&tag=latest");
 	assert_non_null(strstr(other.create, "\"Entrypoint\":[\"tail\",\"-f\",\"/dev/null\"]"));
 	assert_null(strstr(other.create, "DeviceRequests"));
+	assert_null(strstr(other.create, "NVIDIA"));
+	assert_null(other.create_cdi);
+	assert_false(other.ssh);
 	wish_done(&wish);
 	assert_int_equal(parse("{\"image\":\"a\",\"password\":\"x\"}", &wish), 0);
 	assert_string_equal(wish.hash, other.hash);
@@ -562,6 +609,21 @@ static void test_wish(void **state)
 	wish_done(&other);
 	assert_int_equal(parse("{\"image\":\"a\",\"command\":\"a && b\"}", &wish), 0);
 	assert_non_null(strstr(wish.create, "\"Cmd\":[\"sh\",\"-c\",\"a && b\"]"));
+	wish_done(&wish);
+	assert_int_equal(parse("{\"image\":\"a\",\"ports\":[80],\"ssh\":2222}", &wish), 0);
+	assert_true(wish.ssh);
+	assert_non_null(strstr(wish.create, "\"22/tcp\":[{\"HostIp\":\"0.0.0.0\",\"HostPort\":"
+					    "\"2222\"}]"));
+	assert_non_null(strstr(wish.create, "\"80/tcp\":"));
+	wish_done(&wish);
+	assert_int_equal(
+		parse("{\"image\":\"a\",\"gpus\":1,\"env\":{\"NVIDIA_DRIVER_CAPABILITIES\":"
+		      "\"compute\"}}",
+		      &wish),
+		0);
+	assert_non_null(strstr(wish.create, "\"NVIDIA_DRIVER_CAPABILITIES=compute\""));
+	assert_null(strstr(wish.create, "NVIDIA_DRIVER_CAPABILITIES=all"));
+	assert_non_null(strstr(wish.create, "\"NVIDIA_VISIBLE_DEVICES=all\""));
 	wish_done(&wish);
 }
 
@@ -585,6 +647,9 @@ static void test_bad_wishes(void **state)
 		"{\"image\":\"a\",\"ports\":[\"80\"]}",
 		"{\"image\":\"a\",\"gpus\":-1}",
 		"{\"image\":\"a\",\"gpus\":17}",
+		"{\"image\":\"a\",\"ssh\":-1}",
+		"{\"image\":\"a\",\"ssh\":65536}",
+		"{\"image\":\"a\",\"ssh\":\"22\"}",
 		"{\"image\":\"a\",\"command\":\"'\"}",
 		"{\"image\":\"a\",\"login\":\"a\\u0000b\"}",
 	};
@@ -604,7 +669,7 @@ int main(void)
 		cmocka_unit_test(test_http_endless_header),
 		cmocka_unit_test(test_frames),
 		cmocka_unit_test(test_versions),
-		cmocka_unit_test(test_nvidia),
+		cmocka_unit_test(test_gpus),
 		cmocka_unit_test(test_containers),
 		cmocka_unit_test(test_pulls),
 		cmocka_unit_test(test_troubles),

@@ -68,14 +68,34 @@ int answer_version(const char *body, size_t len, unsigned int *ret_version)
 	return 0;
 }
 
-int answer_has_nvidia(const char *body, size_t len, bool *ret_has)
+/* Newer engines list the devices; those before only say that they look for descriptions. */
+static bool knows_cdi(const json_t *info)
+{
+	const json_t *devices = json_object_get(info, "DiscoveredDevices"), *device;
+	size_t i;
+
+	if (!json_is_array(devices))
+		return json_array_size(json_object_get(info, "CDISpecDirs")) > 0;
+	json_array_foreach (devices, i, device) {
+		const char *id = json_string_value(json_object_get(device, "ID"));
+
+		if (id && strncmp(id, "nvidia.com/gpu=", strlen("nvidia.com/gpu=")) == 0)
+			return true;
+	}
+	return false;
+}
+
+int answer_gpus(const char *body, size_t len, enum answer_gpus *ret_gpus)
 {
 	_cleanup_json_ json_t *json = load(body, len);
 	const json_t *runtimes = json_object_get(json, "Runtimes");
 
 	if (!json_is_object(runtimes))
 		return -EBADMSG;
-	*ret_has = json_object_get(runtimes, "nvidia") != NULL;
+	if (json_object_get(runtimes, "nvidia"))
+		*ret_gpus = ANSWER_GPUS_NVIDIA;
+	else
+		*ret_gpus = knows_cdi(json) ? ANSWER_GPUS_CDI : ANSWER_GPUS_NONE;
 	return 0;
 }
 
@@ -97,12 +117,15 @@ int answer_container(const char *body, size_t len, struct answer_container *ret_
 	const json_t *restarting = json_object_get(state, "Restarting");
 	const json_t *labels = json_object_get(json_object_get(json, "Config"), "Labels");
 	json_int_t code = json_integer_value(json_object_get(state, "ExitCode"));
+	json_int_t restarts = json_integer_value(json_object_get(json, "RestartCount"));
 	struct answer_container c = {0};
 
 	if (!take_id(json, c.id) || !json_is_boolean(running))
 		return -EBADMSG;
 	/* Between two tries of a container that ends again and again both are true. */
-	c.running = json_is_true(running) && !json_is_true(restarting);
+	c.restarting = json_is_true(restarting);
+	c.running = json_is_true(running) && !c.restarting;
+	c.restarts = restarts > 0 ? (unsigned int)MIN_OF(restarts, (json_int_t)INT32_MAX) : 0;
 	c.exit_code = code >= 0 && code <= 255 ? (unsigned int)code : 255;
 	printable(c.hash, sizeof(c.hash),
 		  json_string_value(json_object_get(labels, "qudata.wish")));
@@ -236,6 +259,13 @@ enum trouble_kind trouble_of(const char *text)
 		{"image operating system", TROUBLE_PLATFORM},
 		{"address already in use", TROUBLE_PORT},
 		{"port is already allocated", TROUBLE_PORT},
+		{"could not select device driver", TROUBLE_GPU},
+		{"nvidia-container-cli", TROUBLE_GPU},
+		{"unresolvable cdi device", TROUBLE_GPU},
+		{"cdi device injection failed", TROUBLE_GPU},
+		{"gave http response to https client", TROUBLE_NO_TLS},
+		{"x509:", TROUBLE_CERT},
+		{"tls: failed to verify certificate", TROUBLE_CERT},
 		{"no basic auth credentials", TROUBLE_DENIED},
 		{"access denied", TROUBLE_DENIED},
 		{"unauthorized", TROUBLE_DENIED},

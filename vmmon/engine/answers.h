@@ -21,14 +21,23 @@
  */
 int answer_version(const char *body, size_t len, unsigned int *ret_version);
 
-/* Does the engine know the nvidia runtime? -EBADMSG when it does not say. */
-int answer_has_nvidia(const char *body, size_t len, bool *ret_has);
+/* How an engine gives NVIDIA's GPUs to a container. */
+enum answer_gpus {
+	ANSWER_GPUS_NONE,
+	ANSWER_GPUS_NVIDIA, /* by NVIDIA's container toolkit, whose runtime it knows */
+	ANSWER_GPUS_CDI,    /* by a device's description (Container Device Interface) */
+};
+
+/* What /info says of it; the toolkit first. -EBADMSG when it does not say. */
+int answer_gpus(const char *body, size_t len, enum answer_gpus *ret_gpus);
 
 struct answer_container {
 	char id[ANSWER_ID_SIZE];
 	char hash[ANSWER_HASH_SIZE];  /* of its label; "" without one */
 	bool running;                 /* its process runs */
-	unsigned int exit_code;       /* otherwise: of the last run, 0 to 255 */
+	bool restarting;              /* it does not, but the engine will start it again */
+	unsigned int restarts;        /* by the engine, since it was started by someone else */
+	unsigned int exit_code;       /* unless it runs: of the last run, 0 to 255 */
 	char error[ANSWER_TEXT_SIZE]; /* why it could not be started; "": it could */
 };
 
@@ -65,6 +74,9 @@ enum trouble_kind {
 	TROUBLE_SPACE,
 	TROUBLE_PLATFORM,
 	TROUBLE_PORT,    /* taken by something else in the guest */
+	TROUBLE_GPU,     /* the guest cannot give them to a container */
+	TROUBLE_CERT,    /* of the registry: it does not verify */
+	TROUBLE_NO_TLS,  /* the registry speaks none */
 	TROUBLE_NETWORK, /* trying again may help */
 };
 

@@ -55,7 +55,13 @@ struct engine {
 	enum phase phase;
 	struct call *call;   /* owned; of the phase */
 	struct call *events; /* owned; the stream */
-	bool look_again;     /* an event came while one looked */
+	bool look_again;     /* an event came */
+	uint64_t looked_ms;  /* when it was looked last */
+	bool settling;       /* it runs again; whether it stays up will be looked at */
+	unsigned int proven; /* number of restarts after which it has stayed up */
+	unsigned int restarts;
+	uint64_t restarted_ms; /* when that number was seen first */
+	enum answer_gpus gpus;
 	struct pull pull;
 	unsigned int pull_tries;
 	uint32_t retry_ms;
@@ -115,7 +121,7 @@ static void halt(struct engine *e)
 	call_free(TAKE_PTR(e->call));
 	call_free(TAKE_PTR(e->events));
 	e->phase = PHASE_IDLE;
-	e->look_again = false;
+	e->look_again = e->settling = false;
 }
 
 static void give_up(struct engine *e, const char *words)
@@ -152,6 +158,12 @@ static void refused(struct engine *e, const struct call_result *result, const ch
 	answer_message(result->body, result->len, message);
 	if (trouble_of(message) == TROUBLE_SPACE)
 		(void)snprintf(words, sizeof(words), "no space is left on the guest's disk");
+	else if (trouble_of(message) == TROUBLE_GPU)
+		(void)snprintf(words, sizeof(words),
+			       "the instance has GPUs, but the guest's container engine cannot "
+			       "give them to a container (are the NVIDIA driver and container "
+			       "toolkit in the base image?): %.90s",
+			       message);
 	else if (trouble_of(message) == TROUBLE_PORT)
 		(void)snprintf(words, sizeof(words),
 			       "%s: one of its ports is used by something else in the guest", what);
@@ -189,22 +201,22 @@ static void on_version(struct engine *e, const struct call_result *r)
 		no_answer(e, error);
 		return;
 	}
+	e->gpus = ANSWER_GPUS_NONE;
 	begin(e, e->wish.gpus ? PHASE_INFO : PHASE_FIND);
 }
 
 static void on_info(struct engine *e, const struct call_result *r)
 {
-	bool has = false;
-
-	if (r->status != 200 || answer_has_nvidia(r->body, r->len, &has) < 0) {
+	if (r->status != 200 || answer_gpus(r->body, r->len, &e->gpus) < 0) {
 		no_answer(e, -EBADMSG);
 		return;
 	}
-	if (has)
+	if (e->gpus != ANSWER_GPUS_NONE)
 		begin(e, PHASE_FIND);
 	else
 		give_up(e, "the instance has GPUs, but the guest's container engine has no nvidia "
-			   "runtime: its base image needs the NVIDIA driver and container toolkit");
+			   "runtime and no CDI: its base image needs the NVIDIA driver and "
+			   "container toolkit");
 }
 
 static void on_find(struct engine *e, const struct call_result *r)
@@ -256,6 +268,14 @@ static int on_pull_line(void *arg, const char *line, size_t len)
 	return r;
 }
 
+/* The part of the engine's words that says what is wrong with a certificate. */
+static const char *cert_reason(const char *why)
+{
+	const char *at = strstr(why, "x509:");
+
+	return at ? at : why;
+}
+
 /* Why an image could not be pulled; what is the network's fault is tried again a few times. */
 static void pull_failed(struct engine *e, const char *why)
 {
@@ -282,8 +302,21 @@ static void pull_failed(struct engine *e, const char *why)
 		(void)snprintf(words, sizeof(words), "%.180s is not made for this machine (amd64)",
 			       image);
 		break;
+	case TROUBLE_CERT:
+		(void)snprintf(words, sizeof(words),
+			       "the certificate of the registry of %.80s does not verify; a CA of "
+			       "one's own goes into /etc/docker/certs.d of the base image: %.80s",
+			       image, cert_reason(why));
+		break;
+	case TROUBLE_NO_TLS:
+		(void)snprintf(words, sizeof(words),
+			       "the registry of %.100s speaks HTTP where HTTPS is needed: the "
+			       "guest's engine would have to have it in insecure-registries",
+			       image);
+		break;
 	case TROUBLE_NETWORK:
 	case TROUBLE_PORT:
+	case TROUBLE_GPU:
 	case TROUBLE_OTHER:
 		(void)snprintf(words, sizeof(words), "pulling %.100s failed: %.130s", image, why);
 		break;
@@ -329,6 +362,68 @@ static void on_start(struct engine *e, const struct call_result *r)
 		watch_events(e);
 }
 
+/*
+ * One that crashes again and again is not called running in between. The number of restarts begins
+ * anew with each start that is not the engine's own idea.
+ */
+static bool has_settled(struct engine *e, const struct answer_container *c)
+{
+	uint64_t now = rpc_now_ms();
+
+	e->settling = false;
+	if (c->restarts < e->restarts)
+		e->proven = e->restarts = 0;
+	if (c->restarts == e->proven)
+		return true;
+	if (c->restarts != e->restarts) {
+		e->restarts = c->restarts;
+		e->restarted_ms = now;
+	}
+	if (now - e->restarted_ms >= e->config.steady_ms) {
+		e->proven = c->restarts;
+		return true;
+	}
+	e->settling = true;
+	return false;
+}
+
+/* How it has ended, for people; the exit code is told beside it. */
+static void end_words(const struct answer_container *c, char words[static ANSWER_TEXT_SIZE])
+{
+	int n = 0;
+
+	if (c->restarting && c->restarts > 1)
+		n = snprintf(words, ANSWER_TEXT_SIZE,
+			     "%u times since it was started; the engine starts it again%s",
+			     c->restarts, c->error[0] ? ": " : "");
+	else if (c->restarting)
+		n = snprintf(words, ANSWER_TEXT_SIZE, "the engine starts it again%s",
+			     c->error[0] ? ": " : "");
+	(void)snprintf(words + n, ANSWER_TEXT_SIZE - (size_t)n, "%s", c->error);
+}
+
+/* Runs again, but for how long? What was said of its end stands. */
+static void tell_settling(struct engine *e)
+{
+	if (e->status.state != PROTO_CONTAINER_EXITED)
+		enter(e, PROTO_CONTAINER_STARTING,
+		      "it has ended before; it is awaited whether it stays up now");
+}
+
+/*
+ * When to look again. At once, when there was no event for a while: an engine restarts what has
+ * ended after a tenth of a second, and nothing tells its exit code from then on.
+ */
+static void arm_look(struct engine *e)
+{
+	uint64_t due, now = rpc_now_ms();
+
+	if (!e->look_again && !e->settling)
+		return;
+	due = e->look_again ? e->looked_ms + LOOK_PAUSE_MS : e->restarted_ms + e->config.steady_ms;
+	arm(e, due > now ? (uint32_t)(due - now) : 0);
+}
+
 static void on_look(struct engine *e, const struct call_result *r)
 {
 	struct engine_status next = {0};
@@ -347,12 +442,14 @@ static void on_look(struct engine *e, const struct call_result *r)
 	next.state = c.running ? PROTO_CONTAINER_RUNNING : PROTO_CONTAINER_EXITED;
 	if (!c.running) {
 		next.exit_code = c.exit_code;
-		memcpy(next.words, c.error, sizeof(next.words));
+		end_words(&c, next.words);
 		hide(next.words, e->wish.password);
 	}
-	publish(e, &next);
-	if (e->look_again)
-		arm(e, LOOK_PAUSE_MS);
+	if (c.running && !has_settled(e, &c))
+		tell_settling(e);
+	else
+		publish(e, &next);
+	arm_look(e);
 }
 
 /* What each phase asks. */
@@ -427,7 +524,9 @@ static void begin(struct engine *e, enum phase phase)
 		.method = phases[phase].method,
 		.path = path,
 		.auth = phase == PHASE_PULL ? e->wish.auth : NULL,
-		.body = phase == PHASE_CREATE ? e->wish.create : NULL,
+		.body = phase != PHASE_CREATE        ? NULL
+			: e->gpus == ANSWER_GPUS_CDI ? e->wish.create_cdi
+						     : e->wish.create,
 		.silence_ms = phases[phase].silence_ms,
 		.arg = e,
 		.on_line = phase == PHASE_PULL ? on_pull_line : NULL,
@@ -436,10 +535,12 @@ static void begin(struct engine *e, enum phase phase)
 
 	make_path(e, phase, path);
 	/* Looking again changes nothing by itself. */
-	if (phase == PHASE_LOOK)
+	if (phase == PHASE_LOOK) {
 		e->look_again = false;
-	else if (e->status.state != phases[phase].state)
+		e->looked_ms = rpc_now_ms();
+	} else if (e->status.state != phases[phase].state) {
 		enter(e, phases[phase].state, "");
+	}
 	e->phase = phase;
 	if (call_start(e->config.base, e->config.link, &request, &e->call) < 0) {
 		e->call = NULL;
@@ -460,7 +561,7 @@ static int on_event_line(void *arg, const char *line, size_t len)
 		return 0;
 	e->look_again = true;
 	if (e->phase == PHASE_IDLE)
-		arm(e, LOOK_PAUSE_MS);
+		arm_look(e);
 	return 0;
 }
 
@@ -518,7 +619,7 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
 
 	(void)fd;
 	(void)what;
-	if (e->look_again && e->events)
+	if ((e->look_again || e->settling) && e->events)
 		begin(e, PHASE_LOOK);
 	else
 		start_over(e);

@@ -8,7 +8,8 @@
  *   PULLING   the image comes from its registry
  *   STARTING  the container is being made or started
  *   RUNNING   its process runs
- *   EXITED    its process has ended; the engine starts it again by itself
+ *   EXITED    its process has ended; the engine starts it again by itself, and once that has
+ *             happened, it is RUNNING only after it has stayed up for a while
  *   FAILED    given up, with words; tried again when the wish is set again or the guest boots
  *
  * Level-triggered, too: whatever the guest holds already is found by its label and kept.
@@ -39,7 +40,8 @@ struct engine_config {
 	void *ctx;
 	/* Something of the status has changed. */
 	void (*on_status)(void *ctx, const struct engine_status *status);
-	uint32_t wait_ms; /* for an engine that has never answered, before it is called missing */
+	uint32_t wait_ms;   /* for an engine that has never answered, before it is called missing */
+	uint32_t steady_ms; /* that one which had ended stays up, before it is called RUNNING */
 };
 
 struct engine;

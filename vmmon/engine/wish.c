@@ -10,6 +10,7 @@
 #define DEFAULT_REGISTRY "https://index.docker.io/v1/"
 #define ENV_MAX          256
 #define GPUS_MAX         16
+#define WISH_SSH_PORT    22 /* of the container */
 #define NAME_CHARS       "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_"
 
 static void cleanup_json(json_t **json)
@@ -32,6 +33,7 @@ void wish_done(struct wish *wish)
 	wipe(wish->login);
 	wipe(wish->password);
 	wipe(wish->create); /* the environment is as secret as a password */
+	wipe(wish->create_cdi);
 	free(wish->pull);
 	*wish = (struct wish){0};
 }
@@ -138,7 +140,19 @@ static int put_command(json_t *body, const char *command, struct err *reterr)
 	return json_object_set_new(body, "Cmd", array);
 }
 
-static int put_env(json_t *body, const json_t *env, struct err *reterr)
+/* What NVIDIA's toolkit goes by; the tenant's own values stand. */
+static int put_gpu_env(json_t *array, const json_t *env)
+{
+	static const char *const names[] = {"NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES"};
+
+	for (size_t i = 0; i < ARRAY_LEN(names); i++)
+		if (!json_object_get(env, names[i]) &&
+		    json_array_append_new(array, json_sprintf("%s=all", names[i])) < 0)
+			return -ENOMEM;
+	return 0;
+}
+
+static int put_env(json_t *body, const json_t *env, bool gpus, struct err *reterr)
 {
 	json_t *array = json_array(), *value;
 	const char *name;
@@ -158,10 +172,31 @@ static int put_env(json_t *body, const json_t *env, struct err *reterr)
 			return err_set(reterr, -EINVAL, "env holds something else than texts");
 		}
 	}
+	if (gpus && put_gpu_env(array, env) < 0) {
+		json_decref(array);
+		return -ENOMEM;
+	}
 	return json_object_set_new(body, "Env", array);
 }
 
-static int put_ports(json_t *body, json_t *host, const json_t *ports, struct err *reterr)
+/* Publishes @port of the container as @number of the guest. */
+static int publish(json_t *exposed, json_t *bound, unsigned int port, unsigned int number)
+{
+	char key[16], text[8];
+
+	(void)snprintf(key, sizeof(key), "%u/tcp", port);
+	(void)snprintf(text, sizeof(text), "%u", number);
+	if (json_object_set_new(exposed, key, json_object()) < 0)
+		return -ENOMEM;
+	return json_object_set_new(
+		       bound, key,
+		       json_pack("[{s:s, s:s}]", "HostIp", "0.0.0.0", "HostPort", text)) < 0
+		       ? -ENOMEM
+		       : 0;
+}
+
+static int put_ports(json_t *body, json_t *host, const json_t *ports, json_int_t ssh,
+		     struct err *reterr)
 {
 	json_t *exposed = json_object(), *bound = json_object();
 
@@ -172,28 +207,28 @@ static int put_ports(json_t *body, json_t *host, const json_t *ports, struct err
 		return err_set(reterr, -EINVAL, "ports is no array");
 	for (size_t i = 0; i < json_array_size(ports); i++) {
 		json_int_t port = json_integer_value(json_array_get(ports, i));
-		char key[16], number[8];
 
 		if (port < 1 || port > UINT16_MAX)
 			return err_set(reterr, -EINVAL, "ports holds something else than ports");
-		(void)snprintf(key, sizeof(key), "%u/tcp", (unsigned int)port);
-		(void)snprintf(number, sizeof(number), "%u", (unsigned int)port);
-		if (json_object_set_new(exposed, key, json_object()) < 0 ||
-		    json_object_set_new(
-			    bound, key,
-			    json_pack("[{s:s, s:s}]", "HostIp", "0.0.0.0", "HostPort", number)) < 0)
+		if (publish(exposed, bound, (unsigned int)port, (unsigned int)port) < 0)
 			return -ENOMEM;
 	}
-	return 0;
+	return ssh > 0 ? publish(exposed, bound, WISH_SSH_PORT, (unsigned int)ssh) : 0;
 }
 
-static int put_gpus(json_t *host, json_int_t gpus)
+/* All of them, by NVIDIA's toolkit. */
+static int put_gpus(json_t *host)
 {
-	if (gpus == 0)
-		return 0;
 	return json_object_set_new(host, "DeviceRequests",
-				   json_pack("[{s:s, s:i, s:[[s]]}]", "Driver", "", "Count", -1,
-					     "Capabilities", "gpu"));
+				   json_pack("[{s:s, s:i, s:[[s]]}]", "Driver", "nvidia", "Count",
+					     -1, "Capabilities", "gpu"));
+}
+
+static int put_gpus_cdi(json_t *host)
+{
+	return json_object_set_new(
+		host, "DeviceRequests",
+		json_pack("[{s:s, s:[s]}]", "Driver", "cdi", "DeviceIDs", "nvidia.com/gpu=all"));
 }
 
 /* The hash of the body, which then goes into its label. */
@@ -226,8 +261,17 @@ static int label_body(struct wish *wish, json_t *body)
 struct parts {
 	const char *image, *login, *password, *command;
 	json_t *env, *ports; /* borrowed */
-	json_int_t gpus;
+	json_int_t gpus, ssh;
 };
+
+/* The same container, so the same hash: how it gets its GPUs is the guest's matter. */
+static int make_create_cdi(struct wish *wish, const json_t *body, json_t *host)
+{
+	if (put_gpus_cdi(host) < 0)
+		return -ENOMEM;
+	wish->create_cdi = json_dumps(body, JSON_COMPACT | JSON_SORT_KEYS);
+	return wish->create_cdi ? 0 : -ENOMEM;
+}
 
 static int make_create(struct wish *wish, const struct parts *p, struct err *reterr)
 {
@@ -237,16 +281,17 @@ static int make_create(struct wish *wish, const struct parts *p, struct err *ret
 	int r = body && host ? put_command(body, p->command, reterr) : -ENOMEM;
 
 	if (r == 0)
-		r = put_env(body, p->env, reterr);
+		r = put_env(body, p->env, wish->gpus, reterr);
 	if (r == 0)
-		r = put_ports(body, host, p->ports, reterr);
-	if (r == 0)
-		r = put_gpus(host, p->gpus);
+		r = put_ports(body, host, p->ports, p->ssh, reterr);
+	if (r == 0 && wish->gpus)
+		r = put_gpus(host);
 	if (r == 0)
 		r = json_object_set(body, "HostConfig", host);
 	if (r < 0)
 		return r == -1 ? -ENOMEM : r;
-	return label_body(wish, body);
+	r = label_body(wish, body);
+	return r == 0 && wish->gpus ? make_create_cdi(wish, body, host) : r;
 }
 
 static int keep(char **ret_copy, const char *text)
@@ -266,8 +311,11 @@ static int fill(struct wish *wish, const struct parts *p, struct err *reterr)
 		return r;
 	if (p->gpus < 0 || p->gpus > GPUS_MAX)
 		return err_set(reterr, -EINVAL, "gpus is out of range");
+	if (p->ssh < 0 || p->ssh > UINT16_MAX)
+		return err_set(reterr, -EINVAL, "ssh is no port");
 	(void)snprintf(wish->image, sizeof(wish->image), "%s", p->image);
 	wish->gpus = p->gpus > 0;
+	wish->ssh = p->ssh > 0;
 	r = keep(&wish->login, p->login);
 	if (r == 0)
 		r = keep(&wish->password, p->password);
@@ -287,9 +335,10 @@ int wish_parse(const char *text, size_t len, struct wish *ret_wish, struct err *
 	*ret_wish = (struct wish){0};
 	json = json_loadb(text, len, JSON_REJECT_DUPLICATES, NULL);
 	if (!json ||
-	    json_unpack_ex(json, NULL, JSON_STRICT, "{s:s, s?s, s?s, s?s, s?o, s?o, s?I}", "image",
-			   &p.image, "login", &p.login, "password", &p.password, "command",
-			   &p.command, "env", &p.env, "ports", &p.ports, "gpus", &p.gpus) < 0)
+	    json_unpack_ex(json, NULL, JSON_STRICT, "{s:s, s?s, s?s, s?s, s?o, s?o, s?I, s?I}",
+			   "image", &p.image, "login", &p.login, "password", &p.password, "command",
+			   &p.command, "env", &p.env, "ports", &p.ports, "gpus", &p.gpus, "ssh",
+			   &p.ssh) < 0)
 		return err_set(reterr, -EINVAL, "it is not the JSON of a wish");
 	r = fill(ret_wish, &p, reterr);
 	if (r < 0)

@@ -4,8 +4,9 @@
  * Trust: runs in vmmon; reads JSON of agentd, which may be hostile, with texts of the tenant.
  *
  * The container's policy is here: an init process, restarts unless stopped, ports published on all
- * addresses of the guest under their own number, the directory /data that outlives the container,
- * no limits of its own (the VM is the limit).
+ * addresses of the guest under their own number, the container's sshd under the number that agentd
+ * gives, the directory /data that outlives the container, no limits of its own (the VM is the
+ * limit), all GPUs of the VM.
  */
 #pragma once
 
@@ -27,13 +28,16 @@ struct wish {
 	char *auth;                /* owned; X-Registry-Auth, NULL without a login; secret */
 	char *login, *password;    /* owned; to be kept out of messages; may be NULL */
 	char *create;              /* owned; body of the request that makes the container */
+	char *create_cdi;          /* owned; the same for an engine that has GPUs by CDI only */
 	char hash[WISH_HASH_SIZE]; /* of all that the container is made of; in its label */
 	bool gpus;
+	bool ssh; /* the tenant logs in to the container, where it can have an sshd */
 };
 
 /*
  * {"image": reference, "login", "password", "command": text, "env": {name: text},
- *  "ports": [number], "gpus": number}; all but image may be absent, nothing else may be there.
+ *  "ports": [number], "gpus": number, "ssh": port of the guest that leads to the container's
+ *  port 22}; all but image may be absent, nothing else may be there.
  * Returns 0, -EINVAL with the reason, or -ENOMEM.
  */
 int wish_parse(const char *text, size_t len, struct wish *ret_wish, struct err *reterr);

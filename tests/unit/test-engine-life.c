@@ -1,0 +1,427 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Unit tests of the engine client's state machine, against an engine that answers by a script: what
+ * a real one does only now and then. tests/engine/run has the real one.
+ * Trust: a test; reads nothing from outside.
+ */
+#include "vmmon/engine/engine.h"
+
+#include "common/rpc.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+/* cmocka wants the two above first */
+#include <cmocka.h>
+
+#define HEX64     "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+#define STEADY_MS 400
+#define GUARD_S   60
+
+struct link_conn {
+	struct rig *rig;
+	struct link_handler handler;
+	struct event *ready; /* owned; opens, then delivers what there is to read */
+	char request[16384];
+	size_t len;
+	bool open, answered;
+};
+
+struct rig {
+	struct engine_link link; /* first */
+	struct event_base *base;
+	struct engine *engine;
+	struct link_conn *events; /* borrowed; the stream, while it is open */
+	/* The script. */
+	bool exists, running, restarting;
+	unsigned int restarts, exit_code;
+	const char *info, *start_refusal;
+	void (*on_look)(struct rig *rig); /* before each inspection is answered */
+	/* What was seen. */
+	struct engine_status seen[64];
+	uint64_t seen_ms[64];
+	size_t n_seen;
+	unsigned int looks;
+	char created[16384];
+	bool (*enough)(struct rig *rig);
+};
+
+static void deliver(struct link_conn *c, const char *text)
+{
+	/* In pieces, as a network would. */
+	for (size_t len = strlen(text), at = 0; at < len; at += 11)
+		if (c->handler.on_data(c->handler.arg, (const uint8_t *)text + at,
+				       MIN_OF((size_t)11, len - at)) < 0)
+			return;
+}
+
+static void respond(struct link_conn *c, const char *status, const char *body)
+{
+	char text[1024];
+
+	(void)snprintf(text, sizeof(text), "HTTP/1.1 %s\r\nContent-Length: %zu\r\n\r\n%s", status,
+		       strlen(body), body);
+	deliver(c, text);
+}
+
+static void inspect(struct link_conn *c)
+{
+	struct rig *rig = c->rig;
+	char body[512], hash[ANSWER_HASH_SIZE] = "";
+	const char *label = strstr(rig->created, "\"" WISH_LABEL "\":\"");
+
+	if (rig->events) {
+		rig->looks++;
+		if (rig->on_look)
+			rig->on_look(rig);
+	}
+	if (!rig->exists) {
+		respond(c, "404 Not Found", "{\"message\":\"No such container: qudata\"}");
+		return;
+	}
+	if (label)
+		(void)snprintf(hash, sizeof(hash), "%.64s",
+			       label + strlen("\"" WISH_LABEL "\":\""));
+	(void)snprintf(body, sizeof(body),
+		       "{\"Id\":\"" HEX64 "\",\"RestartCount\":%u,\"State\":{\"Running\":%s,"
+		       "\"Restarting\":%s,\"ExitCode\":%u,\"Error\":\"\"},\"Config\":{\"Labels\":"
+		       "{\"" WISH_LABEL "\":\"%s\"}}}",
+		       rig->restarts, rig->running ? "true" : "false",
+		       rig->restarting ? "true" : "false", rig->exit_code, hash);
+	respond(c, "200 OK", body);
+}
+
+static void start(struct link_conn *c)
+{
+	char body[512];
+
+	if (!c->rig->start_refusal) {
+		c->rig->running = true;
+		respond(c, "204 No Content", "");
+		return;
+	}
+	(void)snprintf(body, sizeof(body), "{\"message\":\"%s\"}", c->rig->start_refusal);
+	respond(c, "500 Internal Server Error", body);
+}
+
+static void answer(struct link_conn *c)
+{
+	struct rig *rig = c->rig;
+
+	if (strncmp(c->request, "GET /_ping ", 11) == 0) {
+		respond(c, "200 OK", "OK");
+	} else if (strncmp(c->request, "GET /version ", 13) == 0) {
+		respond(c, "200 OK", "{\"ApiVersion\":\"1.41\",\"MinAPIVersion\":\"1.12\"}");
+	} else if (strncmp(c->request, "GET /v1.41/info ", 16) == 0) {
+		respond(c, "200 OK", rig->info);
+	} else if (strncmp(c->request, "GET /v1.41/images/", 18) == 0) {
+		respond(c, "200 OK", "{}");
+	} else if (strncmp(c->request, "POST /v1.41/containers/create", 29) == 0) {
+		(void)snprintf(rig->created, sizeof(rig->created), "%s", c->request);
+		rig->exists = true;
+		respond(c, "201 Created", "{\"Id\":\"" HEX64 "\"}");
+	} else if (strncmp(c->request, "POST /v1.41/containers/qudata/start", 35) == 0) {
+		start(c);
+	} else if (strncmp(c->request, "GET /v1.41/events", 17) == 0) {
+		rig->events = c;
+		deliver(c, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+	} else if (strncmp(c->request, "GET /v1.41/containers/qudata/json", 33) == 0) {
+		inspect(c);
+	} else {
+		fail_msg("not in the script: %.100s", c->request);
+	}
+}
+
+static bool is_whole(const struct link_conn *c)
+{
+	const char *body = strstr(c->request, "\r\n\r\n");
+	const char *length = strstr(c->request, "Content-Length: ");
+
+	return body && c->len >= (size_t)(body + 4 - c->request) +
+					 (length ? strtoul(length + 16, NULL, 10) : 0);
+}
+
+static void on_ready(evutil_socket_t fd, short what, void *arg)
+{
+	struct link_conn *c = arg;
+
+	(void)fd;
+	(void)what;
+	c->open = true;
+	if (!is_whole(c)) {
+		c->handler.on_writable(c->handler.arg);
+		return;
+	}
+	if (c->answered)
+		return;
+	c->answered = true;
+	answer(c);
+}
+
+static int conn_open(struct engine_link *link, const struct link_handler *handler,
+		     struct link_conn **ret_conn)
+{
+	struct rig *rig = (struct rig *)link;
+	struct link_conn *c = calloc(1, sizeof(*c));
+
+	assert_non_null(c);
+	*c = (struct link_conn){.rig = rig, .handler = *handler};
+	c->ready = event_new(rig->base, -1, 0, on_ready, c);
+	event_active(c->ready, EV_TIMEOUT, 0);
+	*ret_conn = c;
+	return 0;
+}
+
+static ssize_t conn_send(struct link_conn *c, const void *data, size_t len)
+{
+	if (!c->open)
+		return 0;
+	assert_true(c->len + len < sizeof(c->request));
+	memcpy(c->request + c->len, data, len);
+	c->len += len;
+	if (is_whole(c))
+		event_active(c->ready, EV_TIMEOUT, 0);
+	return (ssize_t)len;
+}
+
+static void conn_close(struct link_conn *c)
+{
+	if (c->rig->events == c)
+		c->rig->events = NULL;
+	event_free(c->ready);
+	free(c);
+}
+
+/* An event of the container's: a reason to look. */
+static void tell_event(struct rig *rig)
+{
+	assert_non_null(rig->events);
+	deliver(rig->events, "3\r\n{}\n\r\n");
+}
+
+static void on_status(void *ctx, const struct engine_status *status)
+{
+	struct rig *rig = ctx;
+
+	assert_true(rig->n_seen < ARRAY_LEN(rig->seen));
+	rig->seen_ms[rig->n_seen] = rpc_now_ms();
+	rig->seen[rig->n_seen++] = *status;
+	if (rig->enough && rig->enough(rig))
+		(void)event_base_loopbreak(rig->base);
+}
+
+static void rig_begin(struct rig *rig, const char *text)
+{
+	const struct timeval guard = {.tv_sec = GUARD_S};
+	struct engine_config config = {
+		.ctx = rig,
+		.on_status = on_status,
+		.wait_ms = 60000,
+		.steady_ms = STEADY_MS,
+	};
+	struct wish wish;
+
+	rig->link = (struct engine_link){conn_open, conn_send, conn_close};
+	rig->base = config.base = event_base_new();
+	config.link = &rig->link;
+	rig->engine = engine_new(&config);
+	assert_non_null(rig->engine);
+	assert_int_equal(wish_parse(text, strlen(text), &wish, NULL), 0);
+	(void)event_base_loopexit(rig->base, &guard);
+	engine_set_wish(rig->engine, &wish);
+	engine_set_up(rig->engine, true);
+}
+
+static void rig_end(struct rig *rig)
+{
+	engine_free(rig->engine);
+	event_base_free(rig->base);
+}
+
+static unsigned int count(const struct rig *rig, enum proto_container_state state)
+{
+	unsigned int n = 0;
+
+	for (size_t i = 0; i < rig->n_seen; i++)
+		n += rig->seen[i].state == state ? 1 : 0;
+	return n;
+}
+
+static const struct engine_status *last(const struct rig *rig)
+{
+	return &rig->seen[rig->n_seen - 1];
+}
+
+static void run_until(struct rig *rig, bool (*enough)(struct rig *rig))
+{
+	rig->enough = enough;
+	if (rig->n_seen == 0 || !enough(rig))
+		(void)event_base_dispatch(rig->base);
+	if (!enough(rig))
+		fail_msg("not within %d s; the last status is %d: %s", GUARD_S, last(rig)->state,
+			 last(rig)->words);
+}
+
+static bool is_running(struct rig *rig)
+{
+	return last(rig)->state == PROTO_CONTAINER_RUNNING;
+}
+
+static bool has_failed(struct rig *rig)
+{
+	return last(rig)->state == PROTO_CONTAINER_FAILED;
+}
+
+/* Crash loops. */
+
+/* Each look finds it in the other state: dead, alive, dead… */
+static void alternate(struct rig *rig)
+{
+	if (rig->looks == 1)
+		; /* its first run */
+	else if (rig->looks % 2 == 0)
+		rig->running = rig->restarting = true, rig->exit_code = 7, rig->restarts++;
+	else
+		rig->restarting = false;
+	tell_event(rig);
+}
+
+static bool looked_often(struct rig *rig)
+{
+	return rig->looks >= 9;
+}
+
+static bool crashed_often(struct rig *rig)
+{
+	return looked_often(rig) && last(rig)->state == PROTO_CONTAINER_EXITED;
+}
+
+static void test_crash_loop_is_calm(void **state)
+{
+	struct rig rig = {.on_look = alternate};
+	char words[ANSWER_TEXT_SIZE];
+
+	(void)state;
+	rig_begin(&rig, "{\"image\":\"a\"}");
+	run_until(&rig, crashed_often);
+	/* The first run could not be known to be one of many; none after it is called running. */
+	assert_int_equal(count(&rig, PROTO_CONTAINER_RUNNING), 1);
+	for (size_t i = 0, after = 0; i < rig.n_seen; i++) {
+		after += rig.seen[i].state == PROTO_CONTAINER_EXITED ? 1 : 0;
+		if (after > 0)
+			assert_int_equal(rig.seen[i].state, PROTO_CONTAINER_EXITED);
+	}
+	assert_int_equal(last(&rig)->exit_code, 7);
+	(void)snprintf(words, sizeof(words),
+		       "%u times since it was started; the engine starts it again", rig.restarts);
+	assert_string_equal(last(&rig)->words, words);
+	rig_end(&rig);
+}
+
+/* Dies once, then stays up. */
+static void die_once(struct rig *rig)
+{
+	if (rig->looks == 2)
+		rig->running = rig->restarting = true, rig->exit_code = 3, rig->restarts = 1;
+	else
+		rig->restarting = false;
+	if (rig->looks < 4)
+		tell_event(rig);
+}
+
+static bool runs_again(struct rig *rig)
+{
+	return count(rig, PROTO_CONTAINER_EXITED) == 1 && is_running(rig);
+}
+
+static void test_one_that_stays_up_is_running(void **state)
+{
+	struct rig rig = {.on_look = die_once};
+
+	(void)state;
+	rig_begin(&rig, "{\"image\":\"a\"}");
+	run_until(&rig, runs_again);
+	assert_string_equal(rig.seen[rig.n_seen - 2].words, "the engine starts it again");
+	assert_int_equal(rig.seen[rig.n_seen - 2].exit_code, 3);
+	assert_true(rig.seen_ms[rig.n_seen - 1] - rig.seen_ms[rig.n_seen - 2] >= STEADY_MS);
+	rig_end(&rig);
+}
+
+/* Found by a vmmon that has just begun: it was running before, or not. */
+static void test_found_after_crashes(void **state)
+{
+	struct rig rig = {.restarts = 5};
+
+	(void)state;
+	rig_begin(&rig, "{\"image\":\"a\"}");
+	run_until(&rig, is_running);
+	assert_int_equal(count(&rig, PROTO_CONTAINER_EXITED), 0);
+	assert_int_equal(rig.seen[rig.n_seen - 2].state, PROTO_CONTAINER_STARTING);
+	assert_non_null(strstr(rig.seen[rig.n_seen - 2].words, "has ended before"));
+	rig_end(&rig);
+}
+
+/* GPUs. */
+
+static void test_gpus_by_cdi(void **state)
+{
+	struct rig rig = {.info = "{\"Runtimes\":{\"runc\":{}},\"CDISpecDirs\":[\"/etc/cdi\"]}"};
+
+	(void)state;
+	rig_begin(&rig, "{\"image\":\"a\",\"gpus\":2}");
+	run_until(&rig, is_running);
+	assert_non_null(strstr(rig.created, "\"Driver\":\"cdi\""));
+	assert_non_null(strstr(rig.created, "nvidia.com/gpu=all"));
+	rig_end(&rig);
+}
+
+static void test_gpus_by_toolkit(void **state)
+{
+	struct rig rig = {.info = "{\"Runtimes\":{\"nvidia\":{}},\"CDISpecDirs\":[\"/etc/cdi\"]}"};
+
+	(void)state;
+	rig_begin(&rig, "{\"image\":\"a\",\"gpus\":2}");
+	run_until(&rig, is_running);
+	assert_non_null(strstr(rig.created, "\"Driver\":\"nvidia\""));
+	rig_end(&rig);
+}
+
+static void test_gpus_that_are_not_there(void **state)
+{
+	static const struct {
+		const char *info, *refusal, *words;
+	} cases[] = {
+		{"{\"Runtimes\":{\"runc\":{}}}", NULL, "no nvidia runtime and no CDI"},
+		{"{\"Runtimes\":{\"nvidia\":{}}}",
+		 "failed to create shim task: nvidia-container-cli: initialization error: driver "
+		 "not loaded",
+		 "cannot give them to a container"},
+		{"{\"Runtimes\":{\"runc\":{}},\"CDISpecDirs\":[\"/etc/cdi\"]}",
+		 "CDI device injection failed: unresolvable CDI devices nvidia.com/gpu=all",
+		 "unresolvable CDI devices"},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		struct rig rig = {.info = cases[i].info, .start_refusal = cases[i].refusal};
+
+		rig_begin(&rig, "{\"image\":\"a\",\"gpus\":1}");
+		run_until(&rig, has_failed);
+		if (!strstr(last(&rig)->words, cases[i].words))
+			fail_msg("%zu: %s", i, last(&rig)->words);
+		rig_end(&rig);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_crash_loop_is_calm),
+		cmocka_unit_test(test_one_that_stays_up_is_running),
+		cmocka_unit_test(test_found_after_crashes),
+		cmocka_unit_test(test_gpus_by_cdi),
+		cmocka_unit_test(test_gpus_by_toolkit),
+		cmocka_unit_test(test_gpus_that_are_not_there),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
