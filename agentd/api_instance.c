@@ -194,15 +194,22 @@ static void create_now(struct agentd *a, struct http_request *req,
 		reply_error(req, status, "%s", why.text);
 		return;
 	}
+	TAILQ_INSERT_TAIL(&a->instances, inst, link);
+	/*
+	 * The tunnels come up while the disk is waited for. Without a record, after a failure or a
+	 * crash, they are not among those that frp-supervisor is then told to keep.
+	 */
+	tunnels_drive(a);
 	r = store_save(a->store_fd, inst);
 	if (r < 0) {
 		log_event(LOG_ERR, "instance record cannot be written", LOG_ERRNO(r));
 		(void)store_remove(a->store_fd, inst->id);
+		TAILQ_REMOVE(&a->instances, inst, link);
 		instance_free(inst);
+		tunnels_gone(a);
 		reply_error(req, 507, "the instance cannot be stored: %s", log_errno_text(r));
 		return;
 	}
-	TAILQ_INSERT_TAIL(&a->instances, inst, link);
 	report_changed(a);
 	log_event(LOG_NOTICE, "instance created", LOG_STR("INSTANCE", inst->id),
 		  LOG_NUM("CPUS", inst->cpus), LOG_NUM("MEMORY_MIB", inst->memory_mib),

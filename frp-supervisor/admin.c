@@ -168,13 +168,15 @@ static int begin(struct admin *a, uint16_t port)
 		.sin_port = htons(port),
 		.sin_addr.s_addr = htonl(INADDR_LOOPBACK),
 	};
+	int r;
 
 	a->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (a->fd < 0)
 		return -errno;
 	if (connect(a->fd, (const struct sockaddr *)&sin, sizeof(sin)) < 0 && errno != EINPROGRESS)
 		return -errno;
-	return wait_for(a, EV_WRITE);
+	r = send_more(a); /* on loopback it is connected by now, most likely */
+	return r < 0 ? r : wait_for(a, r > 0 ? EV_READ : EV_WRITE);
 }
 
 int admin_get(struct admin *a, struct event_base *base, const struct render_admin *where,

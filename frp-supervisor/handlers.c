@@ -37,15 +37,19 @@ static int status_of(int r)
 	}
 }
 
-/* What is wanted has changed: written down first, then done. */
+/*
+ * What is wanted has changed: frpc is told, and while it reads, it is written down; then it is
+ * answered. Whoever takes frpc over after a crash in between tells it what is written.
+ */
 static int changed(struct supervisor *s)
 {
-	int r = wanted_save(&s->wanted, s->run_fd);
+	int r;
 
-	if (r < 0)
-		log_event(LOG_ERR, "the tunnels cannot be written down", LOG_ERRNO(r));
 	s->watch.dirty = true;
 	life_kick(s);
+	r = wanted_save(&s->wanted, s->run_fd);
+	if (r < 0)
+		log_event(LOG_ERR, "the tunnels cannot be written down", LOG_ERRNO(r));
 	tell(s);
 	return r < 0 ? PROTO_FAILED : PROTO_OK;
 }
