@@ -32,6 +32,8 @@ const struct route routes[] = {
 	{HTTP_GET, "/v1/instances/{id}/console", ROUTE_ID, api_console, true, false},
 	{HTTP_GET, "/v1/instances/{id}/console/log", ROUTE_ID, api_console_log, false, false},
 	{HTTP_GET, "/v1/host", ROUTE_HOST, api_host, false, false},
+	{HTTP_GET, "/v1/tunnels", ROUTE_HOST, api_tunnels, false, true},
+	{HTTP_GET, "/metrics", ROUTE_HOST, api_metrics, false, false},
 	{HTTP_GET, "/v1/gpus", ROUTE_HOST, api_gpus, false, true},
 	{HTTP_POST, "/v1/gpus/recover", ROUTE_HOST, api_gpu_recover, true, true},
 	{HTTP_POST, "/v1/gpus/{address}/recover", ROUTE_HOST, api_gpu_recover, true, true},

@@ -65,4 +65,6 @@ API(console);
 API(console_log);
 API(gpus);
 API(gpu_recover);
+API(tunnels);
+API(metrics);
 #undef API

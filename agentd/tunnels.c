@@ -244,14 +244,28 @@ static void say_server(struct agentd *a)
 		t->configured = say(a, OP_FRP_CONFIGURE, &t->server, fd, "");
 }
 
+struct proto_proxy tunnels_proxy(const struct instance *inst, size_t i)
+{
+	return (struct proto_proxy){
+		.local = inst->ports[i].host,
+		.remote = inst->tunnels[i].remote,
+		.guest = inst->ports[i].guest,
+		.kind = inst->tunnels[i].tcp ? PROTO_PROXY_TCP : PROTO_PROXY_HTTP,
+	};
+}
+
+struct proto_proxy tunnels_api_proxy(const struct agentd *a)
+{
+	return (struct proto_proxy){a->http_port, a->http_port, 0, PROTO_PROXY_API};
+}
+
 static void say_api(struct agentd *a)
 {
 	struct frp_set_req req = {0};
 
 	(void)proto_name_set(req.owner, API_OWNER);
 	if (a->http_port != 0)
-		req.proxies[0] =
-			(struct proto_proxy){a->http_port, a->http_port, 0, PROTO_PROXY_API};
+		req.proxies[0] = tunnels_api_proxy(a);
 	a->tunnels.api_set = say(a, OP_FRP_SET, &req, -EBADF, "");
 }
 
@@ -261,12 +275,7 @@ static void say_instance(struct agentd *a, struct instance *inst)
 
 	memcpy(req.owner, inst->id, sizeof(req.owner));
 	for (size_t i = 0; i < proto_ports_count(inst->ports); i++)
-		req.proxies[i] = (struct proto_proxy){
-			.local = inst->ports[i].host,
-			.remote = inst->tunnels[i].remote,
-			.guest = inst->ports[i].guest,
-			.kind = inst->tunnels[i].tcp ? PROTO_PROXY_TCP : PROTO_PROXY_HTTP,
-		};
+		req.proxies[i] = tunnels_proxy(inst, i);
 	inst->tunnels_told = say(a, OP_FRP_SET, &req, -EBADF, inst->id);
 }
 
@@ -371,6 +380,13 @@ static void move(struct agentd *a, struct instance *inst, size_t i)
 	inst->tunnels_told = false;
 }
 
+static void take_state(struct port_tunnel *tunnel, const struct frp_proxy_ev *ev)
+{
+	tunnel->breaks += tunnel->state == PROTO_PROXY_RUNNING && ev->state != PROTO_PROXY_RUNNING;
+	tunnel->state = (enum proto_proxy_state)ev->state;
+	memcpy(tunnel->detail, ev->detail, sizeof(tunnel->detail));
+}
+
 static void on_proxy(struct agentd *a, const struct frp_proxy_ev *ev)
 {
 	struct instance *inst = agentd_find(a, ev->owner);
@@ -381,16 +397,13 @@ static void on_proxy(struct agentd *a, const struct frp_proxy_ev *ev)
 		/* An event about an earlier port of this tunnel says nothing of the present one. */
 		if (inst->ports[i].host != ev->local || tunnel->remote != ev->remote)
 			continue;
-		tunnel->state = (enum proto_proxy_state)ev->state;
-		memcpy(tunnel->detail, ev->detail, sizeof(tunnel->detail));
+		take_state(tunnel, ev);
 		if (tunnel->state == PROTO_PROXY_CONFLICT)
 			move(a, inst, i);
 		agentd_changed(a, inst);
 	}
-	if (STR_EQ(ev->owner, API_OWNER)) {
-		a->tunnels.api.state = (enum proto_proxy_state)ev->state;
-		memcpy(a->tunnels.api.detail, ev->detail, sizeof(a->tunnels.api.detail));
-	}
+	if (STR_EQ(ev->owner, API_OWNER))
+		take_state(&a->tunnels.api, ev);
 }
 
 void tunnels_event(struct agentd *a, uint32_t op_number, const void *body)
@@ -400,6 +413,8 @@ void tunnels_event(struct agentd *a, uint32_t op_number, const void *body)
 	if (op_number == OP_FRP_PROXY) {
 		on_proxy(a, body);
 	} else if (op_number == OP_FRP_STATE) {
+		a->tunnels.connects += state->state == PROTO_TUNNEL_CONNECTED &&
+				       a->tunnels.state.state != PROTO_TUNNEL_CONNECTED;
 		a->tunnels.state = *state;
 		log_event(
 			LOG_INFO, "tunnels",
@@ -407,39 +422,4 @@ void tunnels_event(struct agentd *a, uint32_t op_number, const void *body)
 			LOG_STR("DETAIL", state->detail));
 	}
 	agentd_kick(a);
-}
-
-/* Shown. */
-
-json_t *tunnels_instance_json(const struct instance *inst)
-{
-	json_t *all;
-
-	if (!inst->agentd || !inst->agentd->tunnels.on)
-		return json_null();
-	all = json_object();
-	for (size_t i = 0; i < proto_ports_count(inst->ports); i++) {
-		const struct port_tunnel *t = &inst->tunnels[i];
-		char guest[8];
-
-		(void)snprintf(guest, sizeof(guest), "%u", inst->ports[i].guest);
-		(void)json_object_set_new(all, guest,
-					  json_pack("{s:i, s:s, s:s, s:s}", "port", (int)t->remote,
-						    "kind", t->tcp ? "tcp" : "http", "state",
-						    proto_proxy_name(t->state), "detail",
-						    t->detail));
-	}
-	return all;
-}
-
-json_t *tunnels_host_json(const struct agentd *a)
-{
-	const struct tunnels *t = &a->tunnels;
-	const struct frp_state_ev *s = &t->state;
-	const char *detail = t->trouble[0] ? t->trouble : s->detail;
-
-	return json_pack("{s:s, s:s, s:i, s:i}", "state",
-			 t->on ? proto_tunnel_name((enum proto_tunnel_state)s->state) : "off",
-			 "detail", t->on ? detail : "", "tunnels", (int)s->proxies, "running",
-			 (int)s->running);
 }

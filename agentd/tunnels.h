@@ -24,6 +24,7 @@ struct port_tunnel {
 	bool tcp;        /* else HTTP, by name */
 	bool fixed;      /* the client asked for this one */
 	enum proto_proxy_state state;
+	uint32_t breaks; /* how often it has ceased to run since agentd started */
 	char detail[120];
 };
 
@@ -39,6 +40,7 @@ struct tunnels {
 	uint64_t retry_ms;            /* monotonic; nothing is said before */
 	char trouble[96];             /* it refuses what we say */
 	struct frp_state_ev state;
+	uint32_t connects; /* how often frpc has been seen to connect since agentd started */
 	struct port_tunnel api;
 };
 
@@ -71,8 +73,18 @@ int tunnels_choose(struct agentd *a, struct instance *inst, const struct port_re
 /* The port that a client connects to for port number @i of @inst. */
 uint16_t tunnels_client_port(const struct instance *inst, size_t i);
 
-/* {"22": {"port": 10001, "kind": "tcp", "state": "running", "detail": ""}, …}; null without a
- * server. */
+/* What frp-supervisor is told of port number @i of @inst, and of the API's. */
+struct proto_proxy tunnels_proxy(const struct instance *inst, size_t i);
+struct proto_proxy tunnels_api_proxy(const struct agentd *a);
+
+/* tunnels_show.c */
+
+/*
+ * {"22": {"port": 10001, "address": "frp.example.org:10001", "kind": "tcp", "state": "running",
+ * "detail": ""}, …}; null without a server.
+ */
 json_t *tunnels_instance_json(const struct instance *inst);
 /* {"state": "connected", "detail": "", "tunnels": 3, "running": 3} */
 json_t *tunnels_host_json(const struct agentd *a);
+/* tunnels_host_json() with the server, and every tunnel in "list"; the API's has no instance. */
+json_t *tunnels_list_json(const struct agentd *a);

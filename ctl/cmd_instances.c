@@ -167,6 +167,25 @@ static void print_ports(const struct instance *inst)
 	}
 }
 
+/* "22 -> frp.example.org:10001 (tcp), conflict: port already used" */
+static void print_tunnels(const struct ctl *c, const struct instance *inst)
+{
+	const char *name = "Tunnels", *port;
+	json_t *tunnel;
+
+	json_object_foreach ((json_t *)inst->tunnels, port, tunnel) {
+		const char *address = "-", *kind = "-", *state = "-", *detail = "";
+		char text[512];
+
+		(void)json_unpack(tunnel, "{s?s, s?s, s?s, s?s}", "address", &address, "kind",
+				  &kind, "state", &state, "detail", &detail);
+		snprintf(text, sizeof(text), "%s -> %s (%s), %s%s%s", port, address, kind, state,
+			 *detail ? ": " : "", detail);
+		print_field(name, text, c->color_out ? tunnel_state_color(state) : 0);
+		name = "";
+	}
+}
+
 static void print_gpus(const struct instance *inst)
 {
 	for (size_t i = 0; i < count_gpus(inst); i++) {
@@ -213,6 +232,7 @@ static void print_status(const struct ctl *c, const struct instance *inst)
 	if (inst->image)
 		print_field("Image", inst->image, 0);
 	print_ports(inst);
+	print_tunnels(c, inst);
 	print_ssh(inst);
 }
 

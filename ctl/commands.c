@@ -125,7 +125,8 @@ const struct ctl_command ctl_commands[] = {
 	{.name = "status",
 	 .args = "[ID]",
 	 .summary = "show one instance in full",
-	 .help = "What it is doing, since when, its size, its ports and how to reach it.",
+	 .help = "What it is doing, since when, its size, its ports and tunnels, and how to reach "
+		 "it.",
 	 .max_args = 1,
 	 .complete = CTL_COMPLETE_INSTANCE,
 	 .run = cmd_status},
@@ -246,6 +247,14 @@ const struct ctl_command ctl_commands[] = {
 	 .max_args = 1,
 	 .complete = CTL_COMPLETE_GPU,
 	 .run = cmd_gpus_recover},
+	{.name = "tunnels",
+	 .args = "",
+	 .summary = "list the tunnels, where they lead and how they do",
+	 .help = "One line for each published port of each instance, and for the agent's own API: "
+		 "what clients connect to, whether it can be used, and the server's or frpc's "
+		 "words if not. The last line tells of the server. The agent answers this on its "
+		 "control socket only, not over TCP.",
+	 .run = cmd_tunnels},
 	{.name = "audit verify",
 	 .args = "FILE",
 	 .summary = "prove that an audit log was neither cut nor edited",

@@ -169,6 +169,7 @@ enum ctl_exit cmd_keys_add(struct ctl *c);
 enum ctl_exit cmd_keys_remove(struct ctl *c);
 enum ctl_exit cmd_gpus(struct ctl *c);
 enum ctl_exit cmd_gpus_recover(struct ctl *c);
+enum ctl_exit cmd_tunnels(struct ctl *c);
 enum ctl_exit cmd_host(struct ctl *c);
 enum ctl_exit cmd_version(struct ctl *c);
 enum ctl_exit cmd_audit_verify(struct ctl *c);

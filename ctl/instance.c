@@ -51,6 +51,7 @@ int instance_read(const json_t *json, struct instance *ret_inst)
 		.ports = json_object_get(json, "ports"),
 		.gpus = json_object_get(json, "gpus"),
 		.ssh = json_object_get(json, "ssh"),
+		.tunnels = json_object_get(json, "tunnels"),
 	};
 
 	if (!i.id || !parse_is_name(i.id) || !i.status)
@@ -61,6 +62,8 @@ int instance_read(const json_t *json, struct instance *ret_inst)
 		i.gpus = NULL;
 	if (!json_is_object(i.ssh))
 		i.ssh = NULL;
+	if (!json_is_object(i.tunnels))
+		i.tunnels = NULL;
 	*ret_inst = i;
 	return 0;
 }

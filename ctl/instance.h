@@ -28,6 +28,7 @@ struct instance {
 	const json_t *ports;                /* object, or NULL */
 	const json_t *gpus;                 /* array of addresses, or NULL */
 	const json_t *ssh;                  /* object, or NULL */
+	const json_t *tunnels;              /* object by guest port, or NULL: no server */
 };
 
 /* -EBADMSG unless @json is an object with a well-formed id and a status. */
@@ -62,5 +63,6 @@ enum ctl_exit instance_wait(struct ctl *c, const char *id, const char *state, ui
 /* The value of --timeout, or INSTANCE_WAIT_DEFAULT_S. */
 enum ctl_exit instance_wait_timeout(struct ctl *c, uint32_t *ret_timeout_s);
 
-/* SGR colour of a status word. */
+/* SGR colour of a status word; of a tunnel's state. */
 int instance_status_color(const char *status);
+int tunnel_state_color(const char *state);

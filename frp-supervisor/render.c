@@ -5,6 +5,8 @@
  */
 #include "frp-supervisor/render.h"
 
+#include "common/frpname.h"
+
 #define PROXY_HEADER "\n[[proxies]]\n"
 
 /* What may stand between quotes. The grammars have seen to it before: this is the last line. */
@@ -69,21 +71,6 @@ static bool put_common(FILE *f, const struct wanted *w, const struct render_admi
 	return ok && put_string(f, "webServer.password", admin->password);
 }
 
-/* "domain", "domain:port", or "label-port.rest": see enum proto_naming. */
-static void http_name(const struct frp_configure_req *server, const struct proto_proxy *p,
-		      char *ret_name, size_t size)
-{
-	size_t label = strcspn(server->domain, ".");
-
-	if (server->naming == PROTO_NAMING_LABEL)
-		(void)snprintf(ret_name, size, "%.*s-%u%s", (int)label, server->domain, p->remote,
-			       server->domain + label);
-	else if (p->kind == PROTO_PROXY_API)
-		(void)snprintf(ret_name, size, "%s", server->domain);
-	else
-		(void)snprintf(ret_name, size, "%s:%u", server->domain, p->remote);
-}
-
 static bool put_proxy(FILE *f, const struct wanted *w, const struct owner *owner,
 		      const struct tunnel *tunnel)
 {
@@ -92,7 +79,7 @@ static bool put_proxy(FILE *f, const struct wanted *w, const struct owner *owner
 	bool ok;
 
 	wanted_name(w, owner, tunnel, name, sizeof(name));
-	http_name(&w->server, p, domain, sizeof(domain));
+	frpname_http(&w->server, p, domain, sizeof(domain));
 	(void)fputs(PROXY_HEADER, f);
 	ok = put_string(f, "name", name);
 	(void)fprintf(f, "type = \"%s\"\n", p->kind == PROTO_PROXY_TCP ? "tcp" : "http");

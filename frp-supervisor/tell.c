@@ -32,6 +32,7 @@ void tell_state(const struct supervisor *s, struct frp_state_ev *ret_ev)
 	ret_ev->state = overall(s, n);
 	ret_ev->proxies = (uint32_t)n;
 	ret_ev->running = (uint32_t)running;
+	ret_ev->starts = s->frpc.starts;
 	if (ret_ev->state == PROTO_TUNNEL_BROKEN || ret_ev->state == PROTO_TUNNEL_STARTING)
 		detail = s->frpc.trouble;
 	else if (ret_ev->state == PROTO_TUNNEL_CONNECTING)

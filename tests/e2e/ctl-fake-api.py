@@ -172,6 +172,33 @@ class Reading(Case):
         self.assertIn("GPUs      0000:01:00.0\n          0000:81:00.0\n", out)
         self.assertRegex(self.ctl("list")[0].splitlines()[1], r"1 GiB +2  debian-12")
 
+    def test_tunnels(self):
+        mine = {"port": 10001, "address": "frp.example.org:10001", "kind": "tcp", "state": "conflict",
+                "detail": "port already used \x1b[31m"}
+        self.instances[0]["tunnels"] = {"22": mine}
+        self.assertIn("Tunnels   22 -> frp.example.org:10001 (tcp), conflict: port already used \\x1b[31m\n",
+                      self.ctl("status")[0])
+        self.instances[0]["tunnels"] = {"22": {"port": 3, "state": 4}, "80": 5}
+        self.assertIn("Tunnels   22 -> - (-), -\n          80 -> - (-), -\n", self.ctl("status")[0])
+        data = {"state": "connecting", "detail": "refused", "tunnels": 2, "running": 1, "server": "frp.example.org",
+                "server_port": 7000, "list": [
+                    {"instance": None, "name": "api", "guest_port": 0, "host_port": 15001, "port": 15001,
+                     "address": "tok-15001.example.org", "kind": "http", "state": "running", "detail": ""},
+                    {"instance": ID, "name": "", "guest_port": 22, "host_port": 10022, **mine}]}
+        self.special["GET /v1/tunnels"] = ok(data)
+        lines = self.ctl("tunnels")[0].splitlines()
+        self.assertEqual(lines[0].split(), ["INSTANCE", "PORT", "HOST", "PORT", "KIND", "ADDRESS", "STATE", "DETAIL"])
+        self.assertEqual(lines[1].split(), ["api", "-", "15001", "http", "tok-15001.example.org", "running"])
+        self.assertRegex(lines[2], rf"^{ID} +22 +10022  tcp   frp.example.org:10001  conflict  port .*\\x1b\[31m$")
+        self.assertEqual(lines[3:], ["", "frp.example.org:7000 connecting: refused, 1 of 2 tunnels run"])
+        self.assertEqual(json.loads(self.ctl("tunnels", "--json")[0]), data)
+        self.special["GET /v1/tunnels"] = ok({"state": "off", "list": []})
+        self.assertIn("There is no server", self.ctl("tunnels")[1])
+        self.special["GET /v1/tunnels"] = ok({"state": "off"})
+        self.ctl("tunnels", expect=1)
+        self.special["GET /v1/tunnels"] = error(403, "for operators")
+        self.ctl("tunnels", expect=7)
+
     def test_foreign_text_is_escaped(self):
         self.instances[0]["detail"] = "\x1b]0;owned\x07 \u202e \x9b"
         for command in ("status", "list"):

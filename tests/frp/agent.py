@@ -4,11 +4,12 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 
-from rig import TOKEN, fetch, free_port, ordinary_user, until
+from rig import TOKEN, fetch, free_port, get, ordinary_user, until
 
 SECRET_HEADER = "X-Agent-Secret"
 
@@ -29,7 +30,7 @@ class Agentd:
 
     def __init__(self, w, sup, settings=()):
         self.sup, self.port = sup, free_port(15001, 15300)
-        self.program = w.build / "agentd/agentd"
+        self.program, self.ctl_program = w.build / "agentd/agentd", w.build / "ctl/qudatactl"
         self.root = sup.root / "agentd"
         self.data = self.root / "data"
         for d in (self.root, self.data):
@@ -99,6 +100,17 @@ class Agentd:
     def state(self):
         return self.data_of("GET", "/v1/host")["tunnels"]
 
+    def figures(self):
+        conn = Unix(str(self.ctl))
+        with contextlib.closing(conn):
+            conn.request("GET", "/metrics")
+            r = conn.getresponse()
+            assert r.status == 200 and r.headers["Content-Type"].startswith("text/plain; version=0.0.4"), r.status
+            return figures(r.read().decode())
+
+    def qudatactl(self, *words):
+        return subprocess.check_output([self.ctl_program, "--socket", self.ctl, *words], text=True)
+
     def end(self, number=signal.SIGTERM):
         if self.process and self.process.poll() is None:
             self.process.send_signal(number)
@@ -144,6 +156,68 @@ def whole(w):
         until("its name is gone", lambda: w.by_name(f"tok-{ports['8080']}.example.org")[0] == 404)
         for text in (a.log_path.read_text(), w.sup.log()):
             assert TOKEN not in text and a.secret() not in text
+
+
+FIGURE = re.compile(r'([a-z_]+)(?:\{((?:[a-z]+="[a-z0-9.-]*",?)+)\})? ([0-9]+)')
+
+
+def figures(text):
+    """{'name{labels}': number}, read strictly: each figure has its help and type before it, once."""
+    found, known = {}, set()
+    assert text.endswith("\n")
+    for line in text.splitlines():
+        if line.startswith("# TYPE "):
+            name, kind = line.split()[2:]
+            assert name not in known and kind == ("counter" if name.endswith("_total") else "gauge"), line
+            known.add(name)
+        elif not line.startswith("# HELP "):
+            m = FIGURE.fullmatch(line)
+            assert m and m[1] in known, line
+            key = f"{m[1]}{{{m[2]}}}" if m[2] else m[1]
+            assert key not in found, line
+            found[key] = int(m[3])
+    return found
+
+
+def shown(w):
+    """What the API and qudatactl show of the tunnels, and the figures: up, cut, up again."""
+    with pair(w) as a:
+        vm = a.create(name="shown", ports={"8080": "auto"})["instance_id"]
+        tcp, web = a.await_tunnel(vm, 22), a.await_tunnel(vm, 8080)
+        assert tcp["address"] == f"127.0.0.1:{tcp['port']}", tcp
+        assert web["address"] == f"tok-{web['port']}.example.org", web
+        until("connected", lambda: a.state() == {"state": "connected", "detail": "", "tunnels": 3, "running": 3})
+        data = a.data_of("GET", "/v1/tunnels")
+        assert (data["server"], data["server_port"], data["running"]) == ("127.0.0.1", w.port, 3), data
+        assert [t["state"] for t in data["list"]] == ["running"] * 3, data
+        listed = {(t["instance"], t["guest_port"]): t for t in data["list"]}
+        assert listed[None, 0]["address"] == f"tok-{a.port}.example.org", listed
+        for guest, t in ((22, tcp), (8080, web)):
+            assert listed[vm, guest] == {"instance": vm, "name": "shown", "guest_port": guest,
+                                         "host_port": a.host_port(vm, guest), **t}, (listed, t)
+        lines = a.qudatactl("tunnels").splitlines()
+        assert len(lines) == 6 and lines[5].endswith("3 of 3 tunnels run"), lines
+        assert any(tcp["address"] in line.split() for line in lines), lines
+        assert f"22 -> {tcp['address']} (tcp), running" in a.qudatactl("status")
+        before = a.figures()
+        key = f'instance="{vm}",port="22",kind="tcp"'
+        assert before["qudata_tunnels_connected"] == before["qudata_tunnels_connects_total"] == 1, before
+        assert before["qudata_tunnels_frpc_starts_total"] == 1
+        assert before[f"qudata_tunnel_up{{{key}}}"] == 1 and before[f"qudata_tunnel_breaks_total{{{key}}}"] == 0
+        assert before[f'qudata_tunnel_up{{instance="",port="{a.port}",kind="api"}}'] == 1
+        assert before['qudata_instances{status="pending"}'] == before['qudata_peer_up{peer="frp-supervisor"}'] == 1
+        assert before[f'qudata_instance_memory_bytes{{instance="{vm}"}}'] == 512 << 20
+        w.server(False)
+        until("the cut is counted", lambda: a.figures()[f"qudata_tunnel_breaks_total{{{key}}}"] == 1, 60)
+        assert a.figures()[f"qudata_tunnel_up{{{key}}}"] == 0
+        w.server(True)
+        until("it is back", lambda: a.figures()["qudata_tunnels_connects_total"] == 2, 60)
+        until("so is the tunnel", lambda: a.figures()[f"qudata_tunnel_up{{{key}}}"] == 1, 60)
+        # Over TCP: the figures with the secret only, the list never.
+        assert get(a.port, "/metrics")[0] == 401
+        with_secret = {SECRET_HEADER: a.secret()}
+        assert get(a.port, "/metrics", headers=with_secret)[0] == 200
+        assert get(a.port, "/v1/tunnels", headers=with_secret)[0] == 403
 
 
 def restarts(w):
@@ -217,6 +291,8 @@ def without(w):
         assert made["tunnels"] is None
         assert int(made["ports"]["22"]) == a.host_port(made["instance_id"], 22)
         assert a.state()["state"] == "off" and w.sup.frpc_pid() == 0
+        assert not any(name.startswith("qudata_tunnel") for name in a.figures())
+        assert a.data_of("GET", "/v1/tunnels")["list"] == []
     w.server(False)
     with pair(w) as a:
         until("it is said", lambda: a.state()["state"] == "connecting" and "refused" in a.state()["detail"])
@@ -232,6 +308,7 @@ def policy_says_no(w):
 
 CASES = [
     ("agentd: from POST to the bytes", whole),
+    ("agentd: what is shown and counted", shown),
     ("agentd: restarts of either side", restarts),
     ("agentd: ports that were asked for", wishes),
     ("agentd: a port at the server is taken", moved),
