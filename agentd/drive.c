@@ -4,6 +4,7 @@
  * Trust: runs inside agentd; reads decoded answers of vfio-helper and vmmon.
  */
 #include "agentd/agentd.h"
+#include "agentd/lastwords.h"
 #include "agentd/reconcile.h"
 #include "common/log.h"
 
@@ -215,6 +216,8 @@ static void done_watch(struct instance *inst, const void *body)
 
 	inst->seen.watched = true;
 	inst->seen.container_set = false;
+	inst->seen.health = (enum proto_health)rep->health;
+	inst->seen.health_words[0] = '\0';
 	guest_is(inst, (enum proto_guest_state)rep->state);
 }
 
@@ -619,6 +622,7 @@ static void forget_run(struct seen *seen)
 	seen->watched = false;
 	seen->guest = PROTO_GUEST_UNWATCHED;
 	seen->resetting = false;
+	seen->health = PROTO_HEALTH_UNKNOWN;
 	seen->container_set = false;
 	seen->container = (struct container_seen){0};
 	seen->keys_failed = false;
@@ -628,7 +632,17 @@ static void forget_run(struct seen *seen)
 	seen->boot_deadline_ms = 0;
 }
 
-static void take_ended(struct instance *inst)
+/* With what the guest's console said last, where that explains a boot that failed. */
+static void add_words(struct run *run, const char *words)
+{
+	size_t len = strlen(run->error);
+
+	if (words[0] != '\0' && run->fault != FAULT_NONE)
+		(void)snprintf(run->error + len, sizeof(run->error) - len,
+			       "; the console said last: %s", words);
+}
+
+static void account_for_end(struct instance *inst, const char *words)
 {
 	const struct agentd *a = inst->agentd;
 	struct run next = inst->run;
@@ -638,6 +652,7 @@ static void take_ended(struct instance *inst)
 	log_event(LOG_NOTICE, "VM ended", LOG_STR("INSTANCE", inst->id),
 		  LOG_NUM("EXIT_KIND", inst->seen.exit_kind),
 		  LOG_NUM("EXIT_CODE", inst->seen.exit_code));
+	add_words(&next, words);
 	forget_run(&inst->seen);
 	if (!store_run(inst, &next))
 		return;
@@ -646,6 +661,18 @@ static void take_ended(struct instance *inst)
 		inst->failures = inst->crashes++;
 		back_off(inst);
 	}
+}
+
+static void take_ended(struct instance *inst)
+{
+	const struct run *run = &inst->run;
+	bool was_ready = run->ready_generation == run->started_generation;
+
+	if (run->goal == GOAL_RUN && run->restart != RESTART_STOPPING &&
+	    run->started_generation != 0 && !was_ready)
+		lastwords_ask(inst, run->started_generation, account_for_end);
+	else
+		account_for_end(inst, "");
 }
 
 static void take_ready(struct instance *inst)
@@ -666,18 +693,26 @@ static void take_ready(struct instance *inst)
 	(void)store_run(inst, &next);
 }
 
-static void take_boot_timeout(struct instance *inst)
+static void call_late(struct instance *inst, const char *words)
 {
 	const struct agentd_config *config = &inst->agentd->config;
 	uint32_t factor = inst->seen.accel == PROTO_ACCEL_TCG ? config->tcg_factor : 1;
 	struct run next = inst->run;
 
+	if (reconcile_wants_stop(&next))
+		return; /* somebody has decided otherwise meanwhile */
 	next.fault = FAULT_BOOT;
 	next.restart = RESTART_NONE;
 	(void)snprintf(next.error, sizeof(next.error),
 		       "the guest did not become ready within %u s; see `qudatactl logs %s`",
 		       config->boot_timeout_s * factor, inst->id);
+	add_words(&next, words);
 	(void)store_run(inst, &next);
+}
+
+static void take_boot_timeout(struct instance *inst)
+{
+	lastwords_ask(inst, inst->seen.generation, call_late);
 }
 
 static void take_adopt(struct instance *inst)
@@ -907,12 +942,25 @@ static void on_container_state(struct agentd *a, const struct container_state_ev
 	agentd_changed(a, inst);
 }
 
+static void on_guest_health(struct agentd *a, const struct guest_health_ev *ev)
+{
+	struct instance *inst = agentd_find(a, ev->vm);
+
+	if (!inst || !inst->seen.watched || inst->seen.generation != ev->generation)
+		return;
+	inst->seen.health = (enum proto_health)ev->health;
+	memcpy(inst->seen.health_words, ev->words, sizeof(inst->seen.health_words));
+	agentd_changed(a, inst);
+}
+
 void drive_peer_event(void *ctx, enum peer_id id, uint32_t op_number, const void *body)
 {
 	if (id == PEER_HELPER && op_number == OP_VM_EXITED)
 		on_vm_exited(ctx, body);
 	else if (id == PEER_VMMON && op_number == OP_GUEST_STATE)
 		on_guest_state(ctx, body);
+	else if (id == PEER_VMMON && op_number == OP_GUEST_HEALTH)
+		on_guest_health(ctx, body);
 	else if (id == PEER_VMMON && op_number == OP_CONTAINER_STATE)
 		on_container_state(ctx, body);
 	else if (id == PEER_FRP)

@@ -19,7 +19,7 @@
 #define INSTANCE_MAX      PROTO_MAX_VMS
 #define BOOT_ID_SIZE      40
 #define HOST_KEY_SIZE     128
-#define RUN_ERROR_MAX     512
+#define RUN_ERROR_MAX     1536
 
 enum goal {
 	GOAL_RUN = 1,
@@ -87,6 +87,8 @@ struct seen {
 	uint64_t stop_deadline_ms; /* monotonic; 0: no stop is going on */
 	uint64_t boot_deadline_ms; /* monotonic; 0: not set */
 	uint64_t end_deadline_ms; /* monotonic; how long to wait for the helper's word on the end */
+	enum proto_health health; /* with @watched */
+	char health_words[128];   /* why not well; may be "" */
 	bool container_set; /* vmmon has the wish for the container, since it began to watch */
 	struct container_seen container;
 	bool enrolled; /* vmmon has answered GUEST_ENROL since the last look for the seed */

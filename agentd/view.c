@@ -103,6 +103,23 @@ void view_detail(const struct instance *inst, char *ret_text, size_t size)
 		(void)snprintf(ret_text, size, "%s", inst->run.note);
 }
 
+const char *view_health(const struct instance *inst)
+{
+	static const char *const words[] = {"unknown", "healthy", "unhealthy"};
+
+	/* What vmmon has said of a guest counts as long as it is that guest. */
+	return words[inst->seen.watched ? inst->seen.health : PROTO_HEALTH_UNKNOWN];
+}
+
+/* Why it is unhealthy; "" when it is not. */
+static const char *view_health_detail(const struct instance *inst)
+{
+	if (!inst->seen.watched || inst->seen.health != PROTO_HEALTH_BAD)
+		return "";
+	return inst->seen.health_words[0] ? inst->seen.health_words
+					  : "the guest sends no figures of itself";
+}
+
 json_t *view_ports(const struct instance *inst)
 {
 	json_t *ports = json_object();
@@ -154,14 +171,15 @@ json_t *view_instance_json(const struct instance *inst)
 	view_error(inst, error, sizeof(error));
 	return json_pack(
 		"{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:s, s:o, s:o, s:I, "
-		"s:I, s:o, s:o, s:s, s:o}",
+		"s:I, s:o, s:o, s:s, s:o, s:s, s:s}",
 		"instance_id", inst->id, "vm_id", inst->id, "container_id", inst->seen.container.id,
 		"name", inst->name, "status", inst->status, "detail", detail, "error", error,
 		"cpus", (int)inst->cpus, "memory_mib", (int)inst->memory_mib, "disk_mib",
 		(int)inst->disk_mib, "image", inst->image, "ports", view_ports(inst),
 		"allocated_ports", view_ports(inst), "created_at", (json_int_t)inst->created_s,
 		"since", (json_int_t)inst->run.since_s, "gpus", view_gpus(inst), "ssh",
-		view_ssh(inst), "accel", view_accel(inst), "tunnels", tunnels_instance_json(inst));
+		view_ssh(inst), "accel", view_accel(inst), "tunnels", tunnels_instance_json(inst),
+		"health", view_health(inst), "health_detail", view_health_detail(inst));
 }
 
 const char *view_instance(struct instance *inst)

@@ -10,6 +10,9 @@
 /* The status word, one of: pending running paused rebooting error destroyed. */
 const char *view_status(const struct instance *inst);
 
+/* "healthy", "unhealthy" or "unknown": is its guest heard of? */
+const char *view_health(const struct instance *inst);
+
 /* What is going on, for people; "" when there is nothing to say. */
 void view_detail(const struct instance *inst, char *ret_text, size_t size);
 

@@ -32,6 +32,10 @@
 #define PROTO_LOG_LINES_MAX  1000
 #define PROTO_LOG_BYTES_MAX  (128 * 1024)  /* bytes of a container's output that can be read */
 #define PROTO_GPU_LIST_MAX   (1024 * 1024) /* bytes of GPU_LIST's memfd */
+#define PROTO_SAMPLES_MAX    1200 /* of a guest's figures that are kept: ten minutes at 2 Hz */
+#define PROTO_METRICS_MAX    (2 * 1024 * 1024)          /* bytes of METRICS_READ's memfd */
+#define PROTO_FIGURE_MAX     UINT64_C(0x1fffffffffffff) /* exact in any JSON reader */
+#define PROTO_NO_FIGURE      UINT32_MAX
 #define PROTO_PCI_MAX        UINT64_C(0xffffffffffff) /* domains have up to 32 bits */
 #define PROTO_NO_GROUP       UINT32_MAX /* gpu_card_ev.group, gpu_part_ev.group: in none */
 #define PROTO_NO_NODE        UINT32_MAX /* gpu_card_ev.node: the machine does not say */
@@ -186,6 +190,14 @@ enum proto_guest_state {
 	PROTO_GUEST_STOPPING,   /* power button pressed, or the guest shuts down */
 	PROTO_GUEST_GONE,       /* the QMP socket has closed */
 	PROTO_GUEST_MAX = PROTO_GUEST_GONE,
+};
+
+/* Does a guest that is READY send its figures? The stream of them is its heartbeat. */
+enum proto_health {
+	PROTO_HEALTH_UNKNOWN, /* not READY, or not long enough; or no figures are wanted */
+	PROTO_HEALTH_GOOD,
+	PROTO_HEALTH_BAD,
+	PROTO_HEALTH_MAX = PROTO_HEALTH_BAD,
 };
 
 /* The tenant's container in a guest. */

@@ -62,6 +62,8 @@ static void enter(struct guest *g, enum proto_guest_state state)
 		guest_keys_cancel(&g->tenant, PROTO_UNREACHABLE);
 	if (g->container)
 		container_set_up(g->container, state == PROTO_GUEST_READY);
+	if (g->metrics)
+		metrics_set_up(g->metrics, state == PROTO_GUEST_READY);
 	announce(g);
 }
 
@@ -97,15 +99,26 @@ static void close_all(struct guest *g)
 	qmp_free(TAKE_PTR(g->qmp));
 	console_free(TAKE_PTR(g->console));
 	ready_free(TAKE_PTR(g->ready));
+	if (g->metrics)
+		metrics_set_process(g->metrics, NULL);
 	answer_powerdown(g, PROTO_UNREACHABLE);
+}
+
+static int socket_path(const struct guest *g, const char *name, char path[static SOCKET_PATH_SIZE])
+{
+	int n = snprintf(path, SOCKET_PATH_SIZE, "%s/%s/%s", g->env->vm_run_dir, g->vm, name);
+
+	return n < SOCKET_PATH_SIZE ? 0 : -ENAMETOOLONG;
 }
 
 /* QEMU answers. A guest that was ready before this process began is asked at once. */
 static void on_up(struct guest *g)
 {
-	bool was_ready = g->ring->ready && g->ring->generation == g->generation;
+	char path[SOCKET_PATH_SIZE];
+	bool was_ready = g->ring->ready;
 
-	g->ring->generation = g->generation;
+	if (g->metrics && socket_path(g, "qmp.sock", path) == 0)
+		metrics_set_process(g->metrics, path);
 	if (g->state != PROTO_GUEST_CONNECTING)
 		return; /* it shut down while we negotiated */
 	enter(g, PROTO_GUEST_BOOTING);
@@ -160,13 +173,6 @@ static void on_note(void *arg, enum qmp_note note)
 		enter(g, PROTO_GUEST_GONE);
 		return;
 	}
-}
-
-static int socket_path(const struct guest *g, const char *name, char path[static SOCKET_PATH_SIZE])
-{
-	int n = snprintf(path, SOCKET_PATH_SIZE, "%s/%s/%s", g->env->vm_run_dir, g->vm, name);
-
-	return n < SOCKET_PATH_SIZE ? 0 : -ENAMETOOLONG;
 }
 
 /* Connects what is not connected yet; 0 when all is. The console first, to miss as little. */
@@ -274,7 +280,16 @@ static void announce_container(void *ctx, const struct engine_status *status)
 {
 	const struct guest *g = ctx;
 
+	if (g->metrics)
+		metrics_set_container(g->metrics, status->state);
 	g->env->on_container(g->env->ctx, g, status);
+}
+
+static void announce_health(void *ctx, enum proto_health health, const char *words)
+{
+	const struct guest *g = ctx;
+
+	g->env->on_health(g->env->ctx, g, health, words);
 }
 
 static void tenant_reply(void *ctx, struct ticket *ticket, enum proto_status status,
@@ -283,6 +298,36 @@ static void tenant_reply(void *ctx, struct ticket *ticket, enum proto_status sta
 	const struct guest *g = ctx;
 
 	g->env->reply(g->env->ctx, ticket, status, n_keys);
+}
+
+static int make_metrics(struct guest *g)
+{
+	const struct metrics_config config = {
+		.base = g->env->base,
+		.pace = g->env->pace,
+		.vm = g->vm,
+		.ctx = g,
+		.start = start_session,
+		.on_health = announce_health,
+	};
+
+	if (g->ssh_port == 0 || g->env->pace.interval_ms == 0)
+		return 0;
+	g->metrics = metrics_new(&config);
+	return g->metrics ? 0 : -ENOMEM;
+}
+
+/* What the console said in an earlier run is not of this one. */
+static int open_ring(struct guest *g)
+{
+	int r = ring_open(g->env->run_fd, g->vm, true, &g->ring);
+
+	if (r == 0 && g->ring->generation != g->generation) {
+		g->ring->generation = g->generation;
+		g->ring->begun = g->ring->total;
+		g->ring->ready = 0;
+	}
+	return r;
 }
 
 int guest_new(const struct guest_env *env, const char *vm, uint64_t generation, uint16_t ssh_port,
@@ -305,7 +350,9 @@ int guest_new(const struct guest_env *env, const char *vm, uint64_t generation, 
 	if (r == 0 && (!g->retry || !g->announce || !g->powerdown_deadline))
 		r = -ENOMEM;
 	if (r == 0)
-		r = ring_open(env->run_fd, vm, true, &g->ring);
+		r = open_ring(g);
+	if (r == 0)
+		r = make_metrics(g);
 	if (r == 0)
 		r = begin(g);
 	if (r < 0) {
@@ -330,6 +377,7 @@ void guest_free(struct guest *g)
 	container_free(TAKE_PTR(g->container));
 	if (g->retry && g->powerdown_deadline)
 		close_all(g);
+	metrics_free(g->metrics);
 	ring_close(g->ring);
 	free_event(g->retry);
 	free_event(g->announce);

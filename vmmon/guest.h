@@ -18,6 +18,7 @@
 #include "vmmon/container.h"
 #include "vmmon/guest_keys.h"
 #include "vmmon/keys.h"
+#include "vmmon/metrics/metrics.h"
 #include "vmmon/qmp.h"
 #include "vmmon/ready.h"
 #include "vmmon/ring.h"
@@ -31,11 +32,15 @@ struct guest_env {
 	const char *guest_user; /* to log in as */
 	int run_fd;             /* directory of the console rings */
 	const struct keys *keys;
-	void *ctx; /* passed to the functions */
+	struct metrics_pace pace; /* of the figures; interval 0: none are wanted */
+	void *ctx;                /* passed to the functions */
 	/* The state is another than at the last call. Not more than a few times in a second. */
 	void (*on_state)(void *ctx, const struct guest *g);
 	/* The container's status; as rarely. */
 	void (*on_container)(void *ctx, const struct guest *g, const struct engine_status *status);
+	/* The guest has begun or ceased to send figures; seldom. */
+	void (*on_health)(void *ctx, const struct guest *g, enum proto_health health,
+			  const char *words);
 	/* The answer to a deferred request. */
 	void (*reply)(void *ctx, struct ticket *ticket, enum proto_status status, uint32_t n_keys);
 };
@@ -55,6 +60,7 @@ struct guest {
 	struct ready *ready;
 	struct guest_keys tenant;
 	struct container *container; /* NULL: none was asked for */
+	struct metrics *metrics;     /* NULL: no figures are wanted, or nobody can log in */
 	struct ticket powerdown;     /* a request that waits for QEMU */
 	struct event *retry;         /* the next attempt to connect */
 	uint32_t retry_ms, waited_ms;

@@ -94,6 +94,19 @@ void vmmon_on_container(void *ctx, const struct guest *g, const struct engine_st
 	server_event(&m->server, PROTO_AGENTD, OP_CONTAINER_STATE, &ev);
 }
 
+void vmmon_on_health(void *ctx, const struct guest *g, enum proto_health health, const char *words)
+{
+	struct vmmon *m = ctx;
+	struct guest_health_ev ev = {.generation = g->generation, .health = health};
+
+	memcpy(ev.vm, g->vm, sizeof(ev.vm));
+	proto_text_set(ev.words, sizeof(ev.words), words);
+	if (health == PROTO_HEALTH_BAD)
+		log_event(LOG_WARNING, "guest is unhealthy", LOG_STR("VM", g->vm),
+			  LOG_STR("WORDS", words));
+	server_event(&m->server, PROTO_AGENTD, OP_GUEST_HEALTH, &ev);
+}
+
 void vmmon_reply(void *ctx, struct ticket *ticket, enum proto_status status, uint32_t n_keys)
 {
 	struct vmmon *m = ctx;
@@ -224,6 +237,8 @@ int on_guest_watch(struct vmmon *ctx, struct peer *peer, const struct guest_watc
 		}
 	}
 	rep->state = (*slot)->state;
+	if ((*slot)->metrics)
+		rep->health = metrics_health((*slot)->metrics);
 	return PROTO_OK;
 }
 
@@ -384,6 +399,31 @@ int on_container_logs(struct vmmon *ctx, struct peer *peer, const struct contain
 	return (int)status_of(r);
 }
 
+int on_metrics_read(struct vmmon *ctx, struct peer *peer, const struct metrics_read_req *req,
+		    struct metrics_read_rep *rep, struct fdlist *fds)
+{
+	struct guest **slot = find_guest(ctx, req->vm);
+	_cleanup_free_ uint8_t *records = NULL;
+	const struct series *series;
+	size_t len;
+	int fd, r;
+
+	(void)peer;
+	if (!slot || !(*slot)->metrics)
+		return PROTO_NOT_FOUND;
+	series = metrics_series((*slot)->metrics);
+	r = series_records(series, req->since, req->max, &records, &len, &rep->samples);
+	if (r < 0)
+		return (int)status_of(r);
+	rep->newest = series_newest(series);
+	rep->bytes = (uint32_t)len;
+	rep->interval_ms = ctx->config.metrics_interval_ms;
+	fd = fd_memfd_sealed("metrics", records, len);
+	if (fd < 0)
+		return (int)status_of(fd);
+	return fdlist_add(fds, fd) < 0 ? PROTO_FAILED : PROTO_OK;
+}
+
 int on_console_read(struct vmmon *ctx, struct peer *peer, const struct console_read_req *req,
 		    struct console_read_rep *rep, struct fdlist *fds)
 {
@@ -399,6 +439,8 @@ int on_console_read(struct vmmon *ctx, struct peer *peer, const struct console_r
 		return (int)status_of(r);
 	rep->bytes = (uint32_t)ring_tail(ring, copy, req->max_bytes);
 	rep->total_bytes = ring->total;
+	rep->generation = ring->generation;
+	rep->fresh = (uint32_t)ring_fresh(ring, rep->bytes);
 	if (!slot)
 		ring_close(ring);
 	fd = fd_memfd_sealed("console", copy, rep->bytes);

@@ -33,6 +33,16 @@ static const struct conf_key config_keys[] = {
 	{.name = "vm_run_dir", .type = CONF_PATH, CONF_MEMBER(struct vmmon_config, vm_run_dir)},
 	{.name = "state_dir", .type = CONF_PATH, CONF_MEMBER(struct vmmon_config, state_dir)},
 	{.name = "run_dir", .type = CONF_PATH, CONF_MEMBER(struct vmmon_config, run_dir)},
+	{.name = "metrics_interval_ms",
+	 .type = CONF_U32,
+	 CONF_MEMBER(struct vmmon_config, metrics_interval_ms),
+	 .low = 0,
+	 .high = METRICS_INTERVAL_MAX_MS},
+	{.name = "unhealthy_after_s",
+	 .type = CONF_U32,
+	 CONF_MEMBER(struct vmmon_config, unhealthy_after_s),
+	 .low = 5,
+	 .high = 3600},
 };
 
 static const struct vmmon_config config_defaults = {
@@ -44,6 +54,8 @@ static const struct vmmon_config config_defaults = {
 	.vm_run_dir = "/run/qudata/vm",
 	.state_dir = "/var/lib/qudata-mon",
 	.run_dir = "/run/qudata-mon",
+	.metrics_interval_ms = 500,
+	.unhealthy_after_s = 60,
 };
 
 /* The default file may be missing; one that was named must be there. */
@@ -54,7 +66,18 @@ static int load_config(struct vmmon *m, const struct daemon_options *options, st
 	m->config = config_defaults;
 	r = conf_load(options->config, config_keys, ARRAY_LEN(config_keys), false, &m->config,
 		      reterr);
-	return r == -ENOENT && !options->config_given ? 0 : r;
+	if (r == -ENOENT && !options->config_given)
+		r = 0;
+	if (r == 0 && m->config.metrics_interval_ms > 0 &&
+	    m->config.metrics_interval_ms < METRICS_INTERVAL_MIN_MS)
+		r = err_set(reterr, -EINVAL,
+			    "metrics_interval_ms must be 0 (no figures) or from %u to %u",
+			    METRICS_INTERVAL_MIN_MS, METRICS_INTERVAL_MAX_MS);
+	if (r == 0 &&
+	    m->config.unhealthy_after_s * MSEC_PER_SEC < 3 * m->config.metrics_interval_ms)
+		r = err_set(reterr, -EINVAL,
+			    "unhealthy_after_s must be three times metrics_interval_ms or more");
+	return r;
 }
 
 static int open_run_dir(struct vmmon *m, struct err *reterr)
@@ -185,9 +208,13 @@ static int open_loop(struct vmmon *m, struct err *reterr)
 		.guest_user = m->config.guest_user,
 		.run_fd = m->run_fd,
 		.keys = &m->keys,
+		.pace = {.interval_ms = m->config.metrics_interval_ms,
+			 .silent_ms = m->config.unhealthy_after_s * (uint32_t)MSEC_PER_SEC,
+			 METRICS_PACE_DEFAULT},
 		.ctx = m,
 		.on_state = vmmon_on_state,
 		.on_container = vmmon_on_container,
+		.on_health = vmmon_on_health,
 		.reply = vmmon_reply,
 	};
 	return helper_client_init(&m->helper, m->base, m->config.helper_socket);

@@ -9,7 +9,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
-#define MAGIC UINT64_C(0x3130474e49524451) /* "QDRING01" */
+#define MAGIC UINT64_C(0x3230474e49524451) /* "QDRING02" */
 
 static int file_name(const char *vm, char name[static 64])
 {
@@ -78,6 +78,11 @@ void ring_write(struct ring_file *ring, const void *data, size_t len)
 		p += n;
 		len -= n;
 	}
+}
+
+size_t ring_fresh(const struct ring_file *ring, size_t len)
+{
+	return (size_t)MIN_OF(ring->total - MIN_OF(ring->begun, ring->total), (uint64_t)len);
 }
 
 size_t ring_tail(const struct ring_file *ring, void *buf, size_t max)

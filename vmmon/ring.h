@@ -17,6 +17,7 @@ struct ring_file {
 	uint64_t generation; /* of the VM that wrote last */
 	uint64_t total;      /* bytes ever written */
 	uint64_t ready;      /* 1: that generation had reported ready, and has not reset since */
+	uint64_t begun;      /* what `total` was when that generation began */
 	uint8_t bytes[RING_SIZE];
 };
 
@@ -28,6 +29,9 @@ void ring_close(struct ring_file *ring);
 
 /* Deletes the file. Not existing is no error. */
 int ring_remove(int dirfd, const char *vm);
+
+/* How many of the last @len bytes are of the generation that wrote last. */
+size_t ring_fresh(const struct ring_file *ring, size_t len);
 
 /* Appends @len bytes, forgetting the oldest. */
 void ring_write(struct ring_file *ring, const void *data, size_t len);

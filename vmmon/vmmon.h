@@ -23,6 +23,8 @@ struct vmmon_config {
 	char vm_run_dir[VMMON_PATH_SIZE];
 	char state_dir[VMMON_PATH_SIZE];
 	char run_dir[VMMON_PATH_SIZE];
+	uint32_t metrics_interval_ms; /* 0: no figures of guests */
+	uint32_t unhealthy_after_s;
 };
 
 /* An enrolment that waits for vfio-helper. */
@@ -53,4 +55,5 @@ int vmmon_dispatch(void *ctx, struct peer *peer, const struct proto_op *op,
 		   const union proto_body *req, union proto_body *rep, struct fdlist *fds);
 void vmmon_on_state(void *ctx, const struct guest *g);
 void vmmon_on_container(void *ctx, const struct guest *g, const struct engine_status *status);
+void vmmon_on_health(void *ctx, const struct guest *g, enum proto_health health, const char *words);
 void vmmon_reply(void *ctx, struct ticket *ticket, enum proto_status status, uint32_t n_keys);

@@ -5,6 +5,7 @@
  * Trust: test.
  */
 #include "agentd/agentd.h"
+#include "agentd/lastwords.h"
 #include "agentd/store.h"
 #include "agentd/view.h"
 #include "common/ipc.h"
@@ -40,7 +41,10 @@ struct world {
 	unsigned int total;        /* all requests */
 	unsigned int crash_at;     /* agentd dies before the answer to this one; 0: never */
 	uint32_t n_keys;
-	char wish[4096]; /* the last that CONTAINER_SET brought */
+	char wish[4096];             /* the last that CONTAINER_SET brought */
+	const char *console;         /* what CONSOLE_READ gives; NULL: nothing */
+	uint64_t console_generation; /* whose it is */
+	enum proto_health health;    /* what GUEST_WATCH says */
 	uint64_t leased[PROTO_MAX_GPUS];
 	uint32_t quarantined;       /* what GPU_RELEASE will say */
 	struct gpu_records records; /* what GPU_LIST says */
@@ -176,6 +180,16 @@ static int answer_helper(uint32_t op, const void *req, void *rep, struct fdlist 
 	}
 }
 
+static int answer_console(struct console_read_rep *rep, struct fdlist *fds)
+{
+	uint32_t len = w.console ? (uint32_t)strlen(w.console) : 0;
+
+	*rep = (struct console_read_rep){
+		.generation = w.console_generation, .bytes = len, .fresh = len};
+	(void)fdlist_add(fds, fd_memfd_sealed("console", w.console ? w.console : "", len));
+	return PROTO_OK;
+}
+
 static int answer_vmmon(uint32_t op, void *rep, struct fdlist *fds)
 {
 	int fd = fdlist_take(fds);
@@ -194,6 +208,7 @@ static int answer_vmmon(uint32_t op, void *rep, struct fdlist *fds)
 		if (w.guest == PROTO_GUEST_UNWATCHED)
 			w.guest = PROTO_GUEST_BOOTING;
 		((struct guest_watch_rep *)rep)->state = w.guest;
+		((struct guest_watch_rep *)rep)->health = w.health;
 		return PROTO_OK;
 	case OP_GUEST_POWERDOWN:
 		if (!w.keeps_up)
@@ -208,6 +223,8 @@ static int answer_vmmon(uint32_t op, void *rep, struct fdlist *fds)
 			w.n_keys += text[i] == '\n' && text[i - 1] != '\n';
 		((struct guest_set_keys_rep *)rep)->keys = w.n_keys;
 		return n < 0 ? PROTO_INVALID : PROTO_OK;
+	case OP_CONSOLE_READ:
+		return answer_console(rep, fds);
 	case OP_CONTAINER_SET:
 		memset(w.wish, 0, sizeof(w.wish));
 		n = fd_memfd_check(fd, PROTO_WISH_MAX) < 0
@@ -852,6 +869,102 @@ static void test_late_guest(void **state)
 	assert_string_equal(only()->run.error, "");
 }
 
+/* A boot that fails takes the console's last lines along, as far as they are of that run. */
+static void test_failed_boot_has_last_words(void **state)
+{
+	(void)state;
+	w.console =
+		"early\r\n\033[0;31m[FAILED]\033[0m mounting /\r\n\n\001odd\xff\nKernel panic\n";
+	w.console_generation = 1;
+	add_instance();
+	until_doing("booting");
+	vm_ends(PROTO_EXIT_SIGNAL, 6);
+	until("error");
+	assert_non_null(strstr(only()->run.error, "signal 6"));
+	assert_non_null(strstr(only()->run.error, "the console said last: early | [FAILED] "
+						  "mounting / | ?odd? | Kernel panic"));
+	/* Of the second run it says nothing: what is there is of the first. */
+	order(ACTION_START);
+	until_doing("booting");
+	vm_ends(PROTO_EXIT_SIGNAL, 7);
+	until("error");
+	assert_non_null(strstr(only()->run.error, "signal 7"));
+	assert_null(strstr(only()->run.error, "console said"));
+	/* Late, and still there. */
+	w.console_generation = 3;
+	w.a.config.boot_timeout_s = 1;
+	w.a.config.tcg_factor = 1;
+	order(ACTION_START);
+	until_doing("booting");
+	until("error");
+	assert_non_null(strstr(only()->run.error, "within 1 s"));
+	assert_non_null(strstr(only()->run.error, "Kernel panic"));
+	/* It comes in the end; then its death is no failed boot. */
+	guest_becomes(PROTO_GUEST_READY);
+	until("running");
+	vm_ends(PROTO_EXIT_SIGNAL, 9);
+	until("error");
+	assert_null(strstr(only()->run.error, "console said"));
+}
+
+static void test_last_words(void **state)
+{
+	char text[3 * LASTWORDS_SIZE], words[LASTWORDS_SIZE];
+
+	(void)state;
+	lastwords_text("", 0, words);
+	assert_string_equal(words, "");
+	lastwords_text("\n\r\n\033[2J\033", 8, words);
+	assert_string_equal(words, "");
+	lastwords_text("1\n2\n3\n4\n5\n6\n7\n8\n9\n10", 20, words);
+	assert_string_equal(words, "3 | 4 | 5 | 6 | 7 | 8 | 9 | 10");
+	memset(text, 'x', sizeof(text));
+	text[sizeof(text) - 2] = '\n';
+	lastwords_text(text, sizeof(text), words);
+	assert_true(strlen(words) > LASTWORDS_SIZE / 2);
+	assert_string_equal(words + strlen(words) - 5, "x | x");
+	memset(text, '\n', sizeof(text));
+	for (size_t i = 0; i < sizeof(text); i += 2)
+		text[i] = 'y';
+	lastwords_text(text, sizeof(text), words);
+	assert_string_equal(words, "y | y | y | y | y | y | y | y");
+}
+
+static void guest_feels(enum proto_health health, uint64_t generation, const char *why)
+{
+	struct guest_health_ev ev = {.generation = generation, .health = health};
+
+	memcpy(ev.vm, w.vm, sizeof(ev.vm));
+	proto_text_set(ev.words, sizeof(ev.words), why);
+	server_event(&w.vmmon, PROTO_AGENTD, OP_GUEST_HEALTH, &ev);
+	settle(50);
+}
+
+static void test_health(void **state)
+{
+	(void)state;
+	bring_up();
+	assert_non_null(strstr(view_instance(only()), "\"health\":\"unknown\""));
+	guest_feels(PROTO_HEALTH_GOOD, w.generation, "");
+	assert_non_null(strstr(view_instance(only()), "\"health\":\"healthy\""));
+	guest_feels(PROTO_HEALTH_BAD, w.generation, "silent");
+	assert_non_null(strstr(view_instance(only()), "\"health\":\"unhealthy\""));
+	assert_non_null(strstr(view_instance(only()), "\"health_detail\":\"silent\""));
+	assert_string_equal(only()->status, "running");
+	guest_feels(PROTO_HEALTH_GOOD, w.generation + 1, ""); /* of another run */
+	assert_non_null(strstr(view_instance(only()), "\"health\":\"unhealthy\""));
+	/* What vmmon knows when agentd asks again. */
+	agentd_down();
+	w.health = PROTO_HEALTH_BAD;
+	agentd_up();
+	settle(200);
+	assert_non_null(strstr(view_instance(only()), "\"health\":\"unhealthy\""));
+	order(ACTION_STOP);
+	until("paused");
+	assert_non_null(strstr(view_instance(only()), "\"health\":\"unknown\""));
+	assert_non_null(strstr(view_instance(only()), "\"health_detail\":\"\""));
+}
+
 /* Somebody has removed the disk: said, and never replaced by an empty one. */
 static void test_disk_is_lost(void **state)
 {
@@ -1082,6 +1195,9 @@ int main(void)
 		CASE(test_peers_restart),
 		CASE(test_host_reboot),
 		CASE(test_late_guest),
+		CASE(test_failed_boot_has_last_words),
+		CASE(test_last_words),
+		CASE(test_health),
 		CASE(test_disk_is_lost),
 		CASE(test_gpu_life),
 		CASE(test_gpu_refusal_is_final_and_says_why),

@@ -7,6 +7,7 @@
 #include "common/ipc.h"
 #include "common/rpc.h"
 #include "vmmon/guest.h"
+#include "vmmon/metrics/process.h"
 
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -368,8 +369,9 @@ static pid_t start_qemu(void)
 static void real_qemu(void **state)
 {
 	struct guest *g;
+	uint64_t cpu_ms, rss_kib;
 	pid_t pid;
-	int status;
+	int status, stat_fd = -EBADF;
 
 	(void)state;
 	assert_int_equal(unlink("vm1/qmp.sock"), 0);
@@ -377,12 +379,19 @@ static void real_qemu(void **state)
 	pid = start_qemu();
 	assert_true(pid > 0);
 	assert_true(reaches(PROTO_GUEST_BOOTING, 8000));
+	/* It listens itself, whoever made the socket, and is followed while it lives. */
+	assert_int_equal(process_find("vm1/qmp.sock", &stat_fd), 0);
+	assert_int_equal(process_read(stat_fd, &cpu_ms, &rss_kib), 0);
+	assert_true(rss_kib > 1024);
 	guest_free(g);
 	g = watch(50, 0); /* as after a restart: QEMU takes the next client */
 	assert_true(reaches(PROTO_GUEST_BOOTING, 3000));
 	assert_int_equal(kill(pid, SIGTERM), 0);
 	assert_true(reaches(PROTO_GUEST_GONE, 3000));
 	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(process_read(stat_fd, &cpu_ms, &rss_kib), -ESRCH);
+	assert_true(process_find("vm1/qmp.sock", &stat_fd) < 0);
+	(void)close(stat_fd);
 	guest_free(g);
 }
 

@@ -9,6 +9,7 @@
 #include "vmmon/engine/link_ssh.h"
 #include "vmmon/guest_keys.h"
 #include "vmmon/keys.h"
+#include "vmmon/metrics/metrics.h"
 #include "vmmon/ssh.h"
 
 #include <arpa/inet.h>
@@ -488,6 +489,183 @@ static void links(void **state)
 	(void)waitpid(server, NULL, 0);
 }
 
+/* Figures: the command of a guest, or what stands in for it. */
+
+struct beat {
+	enum proto_health health;
+	unsigned int changes, started;
+	char words[METRICS_WORDS_SIZE];
+};
+
+static struct beat beat;
+
+static void on_health(void *ctx, enum proto_health health, const char *words)
+{
+	(void)ctx;
+	beat.health = health;
+	beat.changes++;
+	(void)snprintf(beat.words, sizeof(beat.words), "%s", words);
+}
+
+static int metrics_start(void *ctx, const struct session_handler *handler,
+			 struct session **ret_session)
+{
+	beat.started++;
+	return link_start(ctx, handler, ret_session);
+}
+
+static struct metrics *metrics_begin(uint32_t silent_ms)
+{
+	const struct metrics_config config = {
+		.base = base,
+		.pace = {.interval_ms = 100,
+			 .silent_ms = silent_ms,
+			 .begin_ms = 1,
+			 .login_ms = 15000,
+			 .stall_ms = 1000,
+			 .retry_ms = 50,
+			 .retry_max_ms = 200},
+		.vm = "vm1",
+		.ctx = host_key,
+		.start = metrics_start,
+		.on_health = on_health,
+	};
+	struct metrics *m = metrics_new(&config);
+
+	beat = (struct beat){0};
+	assert_non_null(m);
+	metrics_set_up(m, true);
+	return m;
+}
+
+static uint64_t count_looks(const struct metrics *m)
+{
+	return metrics_series(m)->n;
+}
+
+static void await_looks(const struct metrics *m, uint64_t n)
+{
+	const bool never = false;
+
+	for (int i = 0; i < 3000 && count_looks(m) < n; i++)
+		pump(&never, 10);
+	assert_true(count_looks(m) >= n);
+}
+
+static void await_health(enum proto_health health)
+{
+	const bool never = false;
+
+	for (int i = 0; i < 3000 && beat.health != health; i++)
+		pump(&never, 10);
+	assert_int_equal(beat.health, health);
+}
+
+static void await_starts(unsigned int n)
+{
+	const bool never = false;
+
+	for (int i = 0; i < 3000 && beat.started < n; i++)
+		pump(&never, 10);
+	assert_true(beat.started >= n);
+}
+
+static void streams_figures(void **state)
+{
+	struct metrics *m;
+	uint64_t n;
+
+	(void)state;
+	/* As a login shell that greets would have it. */
+	write_command(
+		"cd \"$(dirname \"$0\")\"; echo $$ >pid; echo Welcome; echo >&2 have a nice day");
+	m = metrics_begin(60000);
+	assert_int_equal(metrics_health(m), PROTO_HEALTH_UNKNOWN);
+	await_looks(m, 5);
+	assert_int_equal(beat.health, PROTO_HEALTH_GOOD);
+	assert_int_equal(beat.changes, 1);
+	assert_int_equal(beat.started, 1);
+	assert_true(metrics_series(m)->points[1].memory_kib > 0);
+	assert_true(metrics_series(m)->points[1].cpu_permille <= 1000);
+	/* It is killed in the guest, and comes back. */
+	assert_int_equal(system("kill -9 $(cat pid)"), 0);
+	await_starts(2);
+	n = count_looks(m);
+	await_looks(m, n + 3);
+	assert_int_equal(beat.changes, 1);
+	metrics_set_up(m, false);
+	assert_int_equal(beat.health, PROTO_HEALTH_UNKNOWN);
+	n = count_looks(m);
+	metrics_set_up(m, true);
+	await_looks(m, n + 2);
+	metrics_free(m);
+}
+
+/* What a guest sends instead of figures costs it the stream, and nobody anything else. */
+static void survives_bad_figures(void **state)
+{
+	static const char *const bad[] = {
+		"exec yes",                                             /* flood, without a head */
+		"echo qudata-metrics 1; exec yes gpu 0, 1, 1, 1, 1, 1", /* flood of what is allowed
+									 */
+		"exec yes >&2",
+		"echo qudata-metrics 1; exec cat /dev/urandom",
+		"echo qudata-metrics 1; echo cpu 1 2 3; exec sleep 10",
+		"echo qudata-metrics 1; echo end; exec sleep 10",
+		"echo qudata-metrics 1; exec sleep 10 >/dev/null",
+		"exec 2>&1; exec sh -c 'printf %s \"$0\" x; exec sleep 10'",
+		"exit 0",
+		"kill -9 $$",
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+		const bool slow = strstr(bad[i], "sleep");
+		struct metrics *m;
+
+		write_command(bad[i]);
+		m = metrics_begin(300);
+		if (slow) { /* the wait for the head is the longest; do not wait for it here */
+			await_health(PROTO_HEALTH_BAD);
+			assert_true(strlen(beat.words) > 0);
+		} else {
+			await_starts(3);
+			await_health(PROTO_HEALTH_BAD);
+		}
+		assert_int_equal(count_looks(m), 0);
+		/* The guest comes to its senses. */
+		write_command("");
+		if (!slow) {
+			await_health(PROTO_HEALTH_GOOD);
+			assert_string_equal(beat.words, "");
+		}
+		metrics_free(m);
+	}
+}
+
+/* It has sent figures, and then none any more. */
+static void notices_stalls(void **state)
+{
+	struct metrics *m;
+
+	(void)state;
+	write_command("echo qudata-metrics 1; for i in 1 2 3; do printf "
+		      "'cpu 1 1 1 1 1 1 1 1\nmem 9 8\nend\n'; sleep 0.2; done; exec sleep 10");
+	m = metrics_begin(1500);
+	await_health(PROTO_HEALTH_GOOD);
+	await_starts(2);
+	assert_int_equal(metrics_series(m)->points[0].cpu_permille, UINT16_MAX);
+	metrics_free(m);
+	/* Faster than it was asked to be: counted at its pace, not at the guest's. */
+	write_command("echo qudata-metrics 1; for i in 1 2 3 4 5 6 7 8 9; do printf "
+		      "'cpu 1 1 1 1 1 1 1 1\nmem 9 8\nend\n'; done; exec sleep 10");
+	m = metrics_begin(500);
+	await_health(PROTO_HEALTH_GOOD);
+	await_health(PROTO_HEALTH_BAD);
+	assert_in_range(count_looks(m), 1, 8);
+	metrics_free(m);
+}
+
 static int setup(void **state)
 {
 	char path[128], line[KEYS_LINE_SIZE];
@@ -543,10 +721,16 @@ static int teardown(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(installs),        cmocka_unit_test(refuses_the_wrong),
-		cmocka_unit_test(reports_failure), cmocka_unit_test(survives_pretenders),
-		cmocka_unit_test(can_be_given_up), cmocka_unit_test(coalesces),
+		cmocka_unit_test(installs),
+		cmocka_unit_test(refuses_the_wrong),
+		cmocka_unit_test(reports_failure),
+		cmocka_unit_test(survives_pretenders),
+		cmocka_unit_test(can_be_given_up),
+		cmocka_unit_test(coalesces),
 		cmocka_unit_test(links),
+		cmocka_unit_test(streams_figures),
+		cmocka_unit_test(survives_bad_figures),
+		cmocka_unit_test(notices_stalls),
 	};
 
 	return cmocka_run_group_tests(tests, setup, teardown);

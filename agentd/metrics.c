@@ -1,0 +1,255 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Reading of METRICS_READ's records, and their JSON.
+ * Trust: runs inside agentd; checks what vmmon says, record by record.
+ */
+#include "agentd/metrics.h"
+
+#define KIB          1024
+#define FAKE_PERCENT 42
+#define FAKE_CELSIUS 55
+#define FAKE_USED    (30 * 1024) /* MiB */
+#define FAKE_TOTAL   (80 * 1024)
+#define FAKE_WATTS   300
+
+void metrics_done(struct metrics_list *list)
+{
+	free(list->looks);
+	free(list->gpus);
+	*list = (struct metrics_list){0};
+}
+
+static int bad(struct err *reterr, const char *what)
+{
+	return err_set(reterr, -EBADMSG, "the list of figures breaks its own rules: %s", what);
+}
+
+/* The GPUs of a look follow it, so that they are where the look says they begin. */
+static int add_record(struct metrics_list *list, uint32_t number, const union proto_body *body,
+		      uint32_t max, struct err *reterr)
+{
+	struct metrics_look *last = list->n > 0 ? &list->looks[list->n - 1] : NULL;
+	const struct metrics_gpu_ev *gpu = (const void *)body;
+	size_t begun = last ? (size_t)(&list->gpus[list->n_gpus] - last->gpus) : 0;
+
+	if (number == OP_METRICS_SAMPLE) {
+		struct metrics_look *look = &list->looks[list->n];
+
+		if (list->n == max || (last && begun != last->sample.gpus))
+			return bad(reterr, "it has another number of records than it says");
+		look->sample = *(const struct metrics_sample_ev *)(const void *)body;
+		look->gpus = &list->gpus[list->n_gpus];
+		if (last && look->sample.number <= last->sample.number)
+			return bad(reterr, "samples are not in ascending order");
+		list->n++;
+		return 0;
+	}
+	if (number != OP_METRICS_GPU)
+		return bad(reterr, "a record is none of figures");
+	if (!last || begun >= last->sample.gpus || gpu->number != last->sample.number ||
+	    (begun > 0 && gpu->gpu <= list->gpus[list->n_gpus - 1].gpu))
+		return bad(reterr, "a GPU is not behind its sample");
+	list->gpus[list->n_gpus++] = *gpu;
+	return 0;
+}
+
+static int read_records(const uint8_t *bytes, size_t len, uint32_t n, struct metrics_list *list,
+			struct err *reterr)
+{
+	const struct proto_conn conn = {
+		.self = PROTO_AGENTD, .peer = PROTO_VMMON, .state = PROTO_ST_READY};
+	const struct metrics_look *last;
+	int r = 0;
+
+	for (size_t at = 0; at < len && r == 0;) {
+		const struct proto_op *op;
+		struct proto_header header;
+		union proto_body body;
+		size_t size = sizeof(header);
+
+		if (len - at < size)
+			return bad(reterr, "it ends in the middle of a record");
+		memcpy(&header, bytes + at, sizeof(header));
+		if (header.len > len - at - size)
+			return bad(reterr, "it ends in the middle of a record");
+		size += header.len;
+		if (proto_decode_answer(&conn, bytes + at, size, /* n_fds= */ 0, &op, &header,
+					&body) < 0 ||
+		    !op->is_event)
+			return bad(reterr, "a record is malformed");
+		r = add_record(list, op->number, &body, n, reterr);
+		at += size;
+	}
+	if (r < 0)
+		return r;
+	last = list->n > 0 ? &list->looks[list->n - 1] : NULL;
+	if (list->n != n || (last && last->gpus + last->sample.gpus != &list->gpus[list->n_gpus]))
+		return bad(reterr, "it has another number of records than it says");
+	return 0;
+}
+
+int metrics_decode(const uint8_t *bytes, size_t len, uint32_t n, struct metrics_list *ret_list,
+		   struct err *reterr)
+{
+	const size_t per_gpu = sizeof(struct proto_header) + sizeof(struct metrics_gpu_ev);
+	struct metrics_list list = {
+		.looks = calloc((size_t)n + 1, sizeof(*list.looks)),
+		.gpus = calloc(len / per_gpu + 1, sizeof(*list.gpus)),
+	};
+	int r = list.looks && list.gpus ? read_records(bytes, len, n, &list, reterr)
+					: err_set(reterr, -ENOMEM, "out of memory");
+
+	if (r < 0)
+		metrics_done(&list);
+	*ret_list = list;
+	return r;
+}
+
+int metrics_receive(const struct metrics_read_rep *rep, struct fdlist *fds,
+		    struct metrics_list *ret_list, struct err *reterr)
+{
+	_cleanup_close_ int fd = fdlist_take(fds);
+	_cleanup_free_ uint8_t *bytes = NULL;
+	size_t len = 0;
+	ssize_t n;
+	int r;
+
+	*ret_list = (struct metrics_list){.newest = rep->newest, .interval_ms = rep->interval_ms};
+	if (rep->samples == 0 &&
+	    rep->bytes == 0) /* an empty memfd is no list, and none is needed */
+		return 0;
+	n = fd_memfd_check(fd, PROTO_METRICS_MAX);
+	if (n < 0)
+		return err_errno(reterr, (int)n, "the list of figures is no sealed memory");
+	if ((size_t)n != rep->bytes)
+		return bad(reterr, "it has another size than was said");
+	bytes = malloc((size_t)n);
+	if (!bytes)
+		return err_set(reterr, -ENOMEM, "out of memory");
+	if (lseek(fd, 0, SEEK_SET) < 0)
+		return err_errno(reterr, -errno, "the list of figures cannot be read");
+	while (len < (size_t)n) {
+		ssize_t got = read(fd, bytes + len, (size_t)n - len);
+
+		if (got <= 0)
+			return err_set(reterr, -EIO, "the list of figures cannot be read");
+		len += (size_t)got;
+	}
+	r = metrics_decode(bytes, len, rep->samples, ret_list, reterr);
+	ret_list->newest = rep->newest;
+	ret_list->interval_ms = rep->interval_ms;
+	return r;
+}
+
+int metrics_fake_gpus(struct metrics_list *list)
+{
+	struct metrics_gpu_ev *gpus;
+
+	if (list->n_gpus > 0 || list->n == 0)
+		return 0;
+	gpus = calloc(list->n, sizeof(*gpus));
+	if (!gpus)
+		return -ENOMEM;
+	for (size_t i = 0; i < list->n; i++) {
+		gpus[i] = (struct metrics_gpu_ev){.number = list->looks[i].sample.number,
+						  .percent = FAKE_PERCENT,
+						  .celsius = FAKE_CELSIUS,
+						  .used_mib = FAKE_USED,
+						  .total_mib = FAKE_TOTAL,
+						  .milliwatts = FAKE_WATTS * 1000};
+		list->looks[i].gpus = &gpus[i];
+		list->looks[i].sample.gpus = 1;
+	}
+	free(list->gpus);
+	list->gpus = gpus;
+	list->n_gpus = list->n;
+	return 0;
+}
+
+/* ---- JSON ---- */
+
+static json_t *figure(uint32_t value)
+{
+	return value == PROTO_NO_FIGURE ? json_null() : json_integer(value);
+}
+
+/* In tenths or finer: @value / @unit. */
+static json_t *fraction(uint32_t value, double unit)
+{
+	return value == PROTO_NO_FIGURE ? json_null() : json_real(value / unit);
+}
+
+static json_t *mib_in_bytes(uint32_t mib)
+{
+	return mib == PROTO_NO_FIGURE ? json_null() : json_integer((json_int_t)mib * KIB * KIB);
+}
+
+static json_t *gpus_json(const struct metrics_look *look)
+{
+	json_t *array = json_array();
+
+	for (uint32_t i = 0; i < look->sample.gpus; i++) {
+		const struct metrics_gpu_ev *g = &look->gpus[i];
+
+		(void)json_array_append_new(array,
+					    json_pack("{s:i, s:o, s:o, s:o, s:o, s:o}", "index",
+						      (int)g->gpu, "percent", figure(g->percent),
+						      "celsius", figure(g->celsius), "memory_used",
+						      mib_in_bytes(g->used_mib), "memory_total",
+						      mib_in_bytes(g->total_mib), "watts",
+						      fraction(g->milliwatts, 1000)));
+	}
+	return array;
+}
+
+static json_t *qemu_json(const struct metrics_sample_ev *s)
+{
+	if (!s->qemu_known)
+		return json_null();
+	return json_pack("{s:I, s:I}", "cpu_ms", (json_int_t)s->qemu_cpu_ms, "rss",
+			 (json_int_t)(s->qemu_rss_kib * KIB));
+}
+
+static const char *container_word(uint32_t state)
+{
+	static const char *const words[] = {
+		[PROTO_CONTAINER_NONE] = "none",       [PROTO_CONTAINER_WAITING] = "waiting",
+		[PROTO_CONTAINER_PULLING] = "pulling", [PROTO_CONTAINER_STARTING] = "starting",
+		[PROTO_CONTAINER_RUNNING] = "running", [PROTO_CONTAINER_EXITED] = "exited",
+		[PROTO_CONTAINER_FAILED] = "failed",
+	};
+
+	return state < ARRAY_LEN(words) ? words[state] : "none";
+}
+
+static json_t *bytes_or_null(uint64_t kib, bool known)
+{
+	return known ? json_integer((json_int_t)(kib * KIB)) : json_null();
+}
+
+static json_t *look_json(const struct metrics_look *look)
+{
+	const struct metrics_sample_ev *s = &look->sample;
+	bool root = s->root_kib > 0;
+
+	return json_pack(
+		"{s:I, s:I, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:s}", "seq",
+		(json_int_t)s->number, "time_ms", (json_int_t)s->time_ms, "cpu_percent",
+		fraction(s->cpu_permille, 10), "memory_total", (json_int_t)(s->memory_kib * KIB),
+		"memory_available", (json_int_t)(s->available_kib * KIB), "network_in",
+		(json_int_t)s->network_in, "network_out", (json_int_t)s->network_out, "disk_read",
+		(json_int_t)s->disk_read, "disk_written", (json_int_t)s->disk_written, "root_total",
+		bytes_or_null(s->root_kib, root), "root_used",
+		bytes_or_null(s->root_used_kib, root), "gpus", gpus_json(look), "qemu",
+		qemu_json(s), "container", container_word(s->container));
+}
+
+json_t *metrics_json(const struct metrics_list *list)
+{
+	json_t *samples = json_array();
+
+	for (size_t i = 0; i < list->n; i++)
+		(void)json_array_append_new(samples, look_json(&list->looks[i]));
+	return json_pack("{s:I, s:I, s:o}", "newest", (json_int_t)list->newest, "interval_ms",
+			 (json_int_t)list->interval_ms, "samples", samples);
+}

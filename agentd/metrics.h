@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Figures of guests, as vmmon tells them.
+ * Trust: runs inside agentd; checks what vmmon says, record by record. The figures themselves are
+ * what a guest says of itself.
+ */
+#pragma once
+
+#include "common/err.h"
+#include "common/fd.h"
+#include "proto/proto.h"
+
+#include <jansson.h>
+
+/* One look at a guest. */
+struct metrics_look {
+	struct metrics_sample_ev sample;
+	const struct metrics_gpu_ev
+		*gpus; /* sample.gpus of them, ascending; in the list's memory */
+};
+
+struct metrics_list {
+	struct metrics_look *looks;  /* owned, oldest first */
+	struct metrics_gpu_ev *gpus; /* owned */
+	size_t n, n_gpus;
+	uint64_t newest; /* to ask for what comes later */
+	uint32_t interval_ms;
+};
+
+/* Frees what @list holds. */
+void metrics_done(struct metrics_list *list);
+
+/*
+ * Reads the answer to METRICS_READ. Errors: -EBADMSG (vmmon breaks its own rules), -ENOMEM, or what
+ * reading has failed with; @ret_list is empty then.
+ */
+int metrics_receive(const struct metrics_read_rep *rep, struct fdlist *fds,
+		    struct metrics_list *ret_list, struct err *reterr);
+
+/* The same from memory, for tests. @len bytes hold @n looks. */
+int metrics_decode(const uint8_t *bytes, size_t len, uint32_t n, struct metrics_list *ret_list,
+		   struct err *reterr);
+
+/*
+ * Makes up one GPU for every look without any: `debug = yes` on a host without GPUs. Whoever shows
+ * it says so.
+ */
+int metrics_fake_gpus(struct metrics_list *list);
+
+/* @list as JSON, as GET /v1/instances/{id}/metrics gives it (see openapi.yaml). */
+json_t *metrics_json(const struct metrics_list *list);
