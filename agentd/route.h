@@ -63,7 +63,7 @@ API(keys_remove);
 API(wait);
 API(console);
 API(console_log);
-API(metrics);
+API(figures);
 API(gpus);
 API(gpu_recover);
 API(tunnels);

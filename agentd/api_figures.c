@@ -81,7 +81,7 @@ static void answer_metrics(struct later *later, enum proto_status status, const 
 	reply_data(later->req, data);
 }
 
-void api_metrics(struct agentd *a, struct http_request *req, struct instance *inst)
+void api_figures(struct agentd *a, struct http_request *req, struct instance *inst)
 {
 	struct metrics_read_req op_req = {0};
 	const struct later_question question = {
