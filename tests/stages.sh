@@ -108,6 +108,7 @@ stage_abuse() {
 stage_frp() {
 	check 'build' build_plain || return
 	count_lines frp ./tests/frp/run --build "$build_dir"
+	count_lines frp ./tests/e2e/run --build "$build_dir" --only tunnels
 }
 
 stage_engine() {
