@@ -132,6 +132,17 @@ const char *proto_container_text(enum proto_container_state state)
 	return (size_t)state <= PROTO_CONTAINER_MAX ? texts[state] : "unknown";
 }
 
+const char *proto_login_name(enum proto_login place)
+{
+	static const char *const names[] = {
+#define X(name_, word_) [PROTO_LOGIN_##name_] = word_,
+		PROTO_LOGIN_LIST(X)
+#undef X
+	};
+
+	return (size_t)place <= PROTO_LOGIN_MAX ? names[place] : "unknown";
+}
+
 const char *proto_tunnel_name(enum proto_tunnel_state state)
 {
 	static const char *const names[] = {

@@ -217,6 +217,20 @@ enum proto_container_state {
 		PROTO_CONTAINER_MAX = PROTO_CONTAINER_FAILED,
 };
 
+/* Where the tenant's SSH goes, when it is to go into the container. */
+#define PROTO_LOGIN_LIST(X)                                                                        \
+	X(NONE, "vm")                                                                              \
+	X(TRYING, "vm")                                                                            \
+	X(CONTAINER, "container")                                                                  \
+	X(VM, "vm")
+
+enum proto_login {
+#define X(name, word) PROTO_LOGIN_##name,
+	PROTO_LOGIN_LIST(X)
+#undef X
+		PROTO_LOGIN_MAX = PROTO_LOGIN_VM,
+};
+
 /* The tunnels as a whole. */
 #define PROTO_TUNNEL_LIST(X)                                                                       \
 	X(OFF, "off", "no server is configured")                                                   \
@@ -418,6 +432,7 @@ const char *proto_status_text(enum proto_status status);
 const char *proto_gpu_reason_name(enum proto_gpu_reason reason);
 const char *proto_gpu_reason_text(enum proto_gpu_reason reason);
 const char *proto_container_text(enum proto_container_state state);
+const char *proto_login_name(enum proto_login place); /* "container" or "vm" */
 /* "connected"…, "running"… and the words that explain them. Never NULL. */
 const char *proto_tunnel_name(enum proto_tunnel_state state);
 const char *proto_tunnel_text(enum proto_tunnel_state state);

@@ -34,6 +34,13 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
 	announce(arg);
 }
 
+static void on_keys(void *ctx)
+{
+	const struct container *c = ctx;
+
+	c->config.on_keys(c->config.ctx);
+}
+
 static void on_status(void *ctx, const struct engine_status *status)
 {
 	struct container *c = ctx;
@@ -57,6 +64,7 @@ struct container *container_new(const struct container_config *config)
 		.base = config->base,
 		.ctx = c,
 		.on_status = on_status,
+		.on_keys = on_keys,
 		.wait_ms = ENGINE_WAIT_MS,
 		.steady_ms = STEADY_MS,
 	};
@@ -96,6 +104,16 @@ void container_set_wish(struct container *c, struct wish *wish)
 {
 	engine_set_wish(c->engine, wish);
 	on_status(c, engine_status(c->engine));
+}
+
+int container_set_keys(struct container *c, const char *text, size_t len)
+{
+	return engine_set_keys(c->engine, text, len);
+}
+
+bool container_keys_busy(const struct container *c)
+{
+	return engine_keys_busy(c->engine);
 }
 
 int container_logs(struct container *c, unsigned int lines, engine_logs_fn *fn, void *arg)

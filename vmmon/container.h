@@ -17,6 +17,8 @@ struct container_config {
 		     struct session **ret_session);
 	/* Tells of a new status; the newest is enough, so not more than a few in a second. */
 	void (*announce)(void *ctx, const struct engine_status *status);
+	/* As that of struct login_config. */
+	void (*on_keys)(void *ctx);
 };
 
 struct container;
@@ -32,6 +34,10 @@ void container_set_up(struct container *c, bool up);
 
 /* Sets what is wanted, as engine_set_wish() does, and announces the status in any case. */
 void container_set_wish(struct container *c, struct wish *wish);
+
+/* As engine_set_keys() and engine_keys_busy(). */
+int container_set_keys(struct container *c, const char *text, size_t len);
+bool container_keys_busy(const struct container *c);
 
 /* As engine_logs(). */
 int container_logs(struct container *c, unsigned int lines, engine_logs_fn *fn, void *arg);

@@ -292,12 +292,29 @@ static void announce_health(void *ctx, enum proto_health health, const char *wor
 	g->env->on_health(g->env->ctx, g, health, words);
 }
 
+/* The VM has the keys, or will not: answers, as soon as the container has them, too. */
 static void tenant_reply(void *ctx, struct ticket *ticket, enum proto_status status,
 			 uint32_t n_keys)
 {
-	const struct guest *g = ctx;
+	struct guest *g = ctx;
+	bool busy = g->container && container_keys_busy(g->container);
 
+	if (status == PROTO_OK && busy && g->n_held < ARRAY_LEN(g->held)) {
+		g->held[g->n_held].ticket = *ticket;
+		g->held[g->n_held++].n_keys = n_keys;
+		return;
+	}
 	g->env->reply(g->env->ctx, ticket, status, n_keys);
+}
+
+static void on_container_keys(void *ctx)
+{
+	struct guest *g = ctx;
+	size_t n = g->n_held;
+
+	g->n_held = 0;
+	for (size_t i = 0; i < n; i++)
+		g->env->reply(g->env->ctx, &g->held[i].ticket, PROTO_OK, g->held[i].n_keys);
 }
 
 static int make_metrics(struct guest *g)
@@ -379,6 +396,7 @@ void guest_free(struct guest *g)
 		close_all(g);
 	metrics_free(g->metrics);
 	ring_close(g->ring);
+	free(g->keys);
 	free_event(g->retry);
 	free_event(g->announce);
 	free_event(g->powerdown_deadline);
@@ -407,12 +425,30 @@ int guest_powerdown(struct guest *g, const struct ticket *ticket)
 	return PROTO_DEFERRED;
 }
 
+/* A copy for the container: for that which runs, and for those that are yet to be made. */
+static int keep_keys(struct guest *g, const char *text, size_t len)
+{
+	char *copy = malloc(len + 1);
+
+	if (!copy)
+		return -ENOMEM;
+	memcpy(copy, text, len);
+	free(g->keys);
+	g->keys = copy;
+	g->keys_len = len;
+	return g->container ? container_set_keys(g->container, text, len) : 0;
+}
+
 int guest_set_keys(struct guest *g, char *text, size_t len, uint32_t n_keys,
 		   const struct ticket *ticket)
 {
 	if (g->state != PROTO_GUEST_READY || g->ssh_port == 0) {
 		free(text);
 		return PROTO_UNREACHABLE;
+	}
+	if (keep_keys(g, text, len) < 0) {
+		free(text);
+		return PROTO_FAILED;
 	}
 	return guest_keys_set(&g->tenant, text, len, n_keys, ticket);
 }
@@ -424,13 +460,17 @@ int guest_set_container(struct guest *g, struct wish *wish)
 		.ctx = g,
 		.start = start_session,
 		.announce = announce_container,
+		.on_keys = on_container_keys,
 	};
+	bool is_new = !g->container;
 
 	if (g->ssh_port == 0)
 		return PROTO_UNREACHABLE;
 	if (!g->container)
 		g->container = container_new(&config);
 	if (!g->container)
+		return PROTO_FAILED;
+	if (is_new && g->keys && container_set_keys(g->container, g->keys, g->keys_len) < 0)
 		return PROTO_FAILED;
 	container_set_up(g->container, g->state == PROTO_GUEST_READY);
 	container_set_wish(g->container, wish);

@@ -59,6 +59,13 @@ struct guest {
 	struct console *console; /* connected or not */
 	struct ready *ready;
 	struct guest_keys tenant;
+	struct {
+		struct ticket ticket;
+		uint32_t n_keys;
+	} held[2 * GUEST_KEYS_WAITERS]; /* answers that wait for the keys in the container */
+	size_t n_held;
+	char *keys; /* owned; the newest list, for a container that is yet to be; NULL: none */
+	size_t keys_len;
 	struct container *container; /* NULL: none was asked for */
 	struct metrics *metrics;     /* NULL: no figures are wanted, or nobody can log in */
 	struct ticket powerdown;     /* a request that waits for QEMU */

@@ -3,8 +3,8 @@
  * Drives vmmon's engine client against an engine on this machine: prints each status, obeys lines.
  *   engine-try SOCKET WAIT_MS [SSH_PORT KEY_FILE HOST_KEY]
  * With the last three, through the SSH server there as root, as vmmon reaches a guest.
- * Orders on standard input: "wish FILE", "up", "down", "logs". Prints JSON, one object a line.
- * Trust: a test.
+ * Orders on standard input: "wish FILE", "keys FILE", "up", "down", "logs". Prints JSON, one object
+ * a line. Trust: a test.
  */
 #include "tests/engine/link_unix.h"
 #include "vmmon/engine/engine.h"
@@ -29,11 +29,19 @@ static void on_status(void *ctx, const struct engine_status *s)
 {
 	static const char *const words[] = {"none",    "waiting", "pulling", "starting",
 					    "running", "exited",  "failed"};
+	static const char *const logins[] = {"none", "trying", "container", "vm"};
 
 	(void)ctx;
-	print(json_pack("{s:s, s:i, s:i, s:s, s:s}", "state", words[s->state], "percent",
-			(int)s->percent, "exit_code", (int)s->exit_code, "id", s->id, "words",
-			s->words));
+	print(json_pack("{s:s, s:i, s:i, s:s, s:s, s:s, s:s, s:s}", "state", words[s->state],
+			"percent", (int)s->percent, "exit_code", (int)s->exit_code, "id", s->id,
+			"words", s->words, "login", logins[s->login.place], "host_key",
+			s->login.host_key, "login_words", s->login.words));
+}
+
+static void on_keys(void *ctx)
+{
+	(void)ctx;
+	print(json_pack("{s:b}", "keys", 1));
 }
 
 static void on_logs(void *arg, int r, const char *text, size_t len)
@@ -56,6 +64,18 @@ static void set_wish(const char *path)
 		print(json_pack("{s:s}", "refused", err.text));
 }
 
+static void set_keys(const char *path)
+{
+	char text[16384];
+	_cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text));
+
+	if (n < 0 || engine_set_keys(engine, text, (size_t)n) < 0)
+		print(json_pack("{s:s}", "refused", path));
+	else if (!engine_keys_busy(engine))
+		on_keys(NULL);
+}
+
 static void on_order(evutil_socket_t fd, short what, void *arg)
 {
 	char line[512];
@@ -70,6 +90,8 @@ static void on_order(evutil_socket_t fd, short what, void *arg)
 	line[strcspn(line, "\n")] = '\0';
 	if (strncmp(line, "wish ", 5) == 0)
 		set_wish(line + 5);
+	else if (strncmp(line, "keys ", 5) == 0)
+		set_keys(line + 5);
 	else if (STR_EQ(line, "logs") && engine_logs(engine, 100, 65536, on_logs, NULL) < 0)
 		on_logs(NULL, -1, NULL, 0);
 	else if (STR_EQ(line, "up") || STR_EQ(line, "down"))
@@ -100,7 +122,8 @@ int main(int argc, char *argv[])
 		.ctx = argv + 3,
 		.start = start_session,
 	};
-	struct engine_config config = {.on_status = on_status, .steady_ms = 2500};
+	struct engine_config config = {
+		.on_status = on_status, .on_keys = on_keys, .steady_ms = 2500};
 	struct event *orders;
 
 	if (argc != 3 && argc != 6)

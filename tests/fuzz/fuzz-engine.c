@@ -9,6 +9,8 @@
 #include "vmmon/engine/answers.h"
 #include "vmmon/engine/frames.h"
 #include "vmmon/engine/http.h"
+#include "vmmon/engine/keyfile.h"
+#include "vmmon/engine/login.h"
 #include "vmmon/engine/wish.h"
 
 #include <assert.h>
@@ -65,7 +67,7 @@ static void fuzz_answers(const char *text, size_t size)
 	static struct pull pull;
 	struct answer_container c;
 	char id[ANSWER_ID_SIZE], message[ANSWER_TEXT_SIZE];
-	unsigned int version;
+	unsigned int version, exit_code;
 	enum answer_gpus gpus;
 
 	if (answer_version(text, size, &version) == 0)
@@ -74,6 +76,8 @@ static void fuzz_answers(const char *text, size_t size)
 		assert(gpus <= ANSWER_GPUS_CDI);
 	if (answer_container(text, size, &c) == 0)
 		assert(strlen(c.id) == 64 && c.exit_code <= 255 && c.restarts <= INT32_MAX);
+	if (answer_exec(text, size, &exit_code) == 0)
+		assert(exit_code <= 255);
 	if (answer_created(text, size, id) == 0)
 		assert(strlen(id) == 64);
 	answer_message(text, size, message);
@@ -81,6 +85,19 @@ static void fuzz_answers(const char *text, size_t size)
 	(void)pull_line(&pull, text, size);
 	assert(pull.percent <= 100 && pull.n <= PULL_LAYERS_MAX);
 	(void)trouble_of(message);
+}
+
+/* What a script in the container has printed. */
+static void fuzz_login(const char *text, size_t size)
+{
+	char key[LOGIN_KEY_SIZE] = "";
+	_cleanup_free_ char *archive = NULL;
+	size_t len;
+
+	if (login_find_key(text, size, key))
+		assert(strlen(key) > 0 && strncmp(key, "ssh-ed25519 ", 12) == 0);
+	archive = keyfile_archive(text, size, &len);
+	assert(archive && len % 512 == 0 && len >= size + 2048);
 }
 
 static void fuzz_texts(const char *text)
@@ -103,7 +120,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (size == 0)
 		return 0;
 	text = strndup((const char *)data + 1, size - 1);
-	switch (data[0] % 5) {
+	switch (data[0] % 6) {
+	case 5:
+		fuzz_login((const char *)data + 1, size - 1);
+		break;
 	case 0:
 		fuzz_http(data + 1, size - 1);
 		break;

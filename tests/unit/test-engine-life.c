@@ -34,14 +34,17 @@ struct rig {
 	/* The script. */
 	bool exists, running, restarting;
 	unsigned int restarts, exit_code;
-	const char *info, *start_refusal;
+	const char *info, *start_refusal, *exec_output;
+	unsigned int exec_exits[4];       /* of each exec, one after the other */
+	unsigned int put_status;          /* 0: 200 */
 	void (*on_look)(struct rig *rig); /* before each inspection is answered */
 	/* What was seen. */
 	struct engine_status seen[64];
 	uint64_t seen_ms[64];
 	size_t n_seen;
-	unsigned int looks;
-	char created[16384];
+	unsigned int looks, keys_told;
+	char created[16384], put[16384], exec[16384];
+	unsigned int n_execs, n_puts;
 	bool (*enough)(struct rig *rig);
 };
 
@@ -103,6 +106,49 @@ static void start(struct link_conn *c)
 	respond(c, "500 Internal Server Error", body);
 }
 
+/* What a program prints, as the engine frames it, up to the connection's end. */
+static void exec_stream(struct link_conn *c)
+{
+	const char *text = c->rig->exec_output ? c->rig->exec_output : "";
+	const uint8_t head[8] = {1, 0, 0, 0, 0, 0, 0, (uint8_t)strlen(text)};
+
+	deliver(c, "HTTP/1.1 200 OK\r\nContent-Type: application/vnd.docker.raw-stream\r\n\r\n");
+	if (c->handler.on_data(c->handler.arg, head, sizeof(head)) == 0)
+		deliver(c, text);
+	c->handler.on_end(c->handler.arg, 0);
+}
+
+static void exec_end(struct link_conn *c)
+{
+	struct rig *rig = c->rig;
+	char body[128];
+
+	(void)snprintf(body, sizeof(body), "{\"ID\":\"x\",\"Running\":false,\"ExitCode\":%u}",
+		       rig->exec_exits[MIN_OF(rig->n_execs, 3u)]);
+	rig->n_execs++;
+	respond(c, "200 OK", body);
+}
+
+static void answer_login(struct link_conn *c)
+{
+	struct rig *rig = c->rig;
+
+	if (strncmp(c->request, "PUT /v1.41/containers/qudata/archive?path=/root&", 48) == 0) {
+		memcpy(rig->put, c->request, sizeof(rig->put));
+		rig->n_puts++;
+		respond(c, rig->put_status == 404 ? "404 Not Found" : "200 OK", "");
+	} else if (strncmp(c->request, "POST /v1.41/containers/qudata/exec ", 35) == 0) {
+		memcpy(rig->exec, c->request, sizeof(rig->exec));
+		respond(c, "201 Created", "{\"Id\":\"" HEX64 "\"}");
+	} else if (strncmp(c->request, "POST /v1.41/exec/" HEX64 "/start ", 88) == 0) {
+		exec_stream(c);
+	} else if (strncmp(c->request, "GET /v1.41/exec/" HEX64 "/json ", 86) == 0) {
+		exec_end(c);
+	} else {
+		fail_msg("not in the script: %.100s", c->request);
+	}
+}
+
 static void answer(struct link_conn *c)
 {
 	struct rig *rig = c->rig;
@@ -127,7 +173,7 @@ static void answer(struct link_conn *c)
 	} else if (strncmp(c->request, "GET /v1.41/containers/qudata/json", 33) == 0) {
 		inspect(c);
 	} else {
-		fail_msg("not in the script: %.100s", c->request);
+		answer_login(c);
 	}
 }
 
@@ -209,12 +255,22 @@ static void on_status(void *ctx, const struct engine_status *status)
 		(void)event_base_loopbreak(rig->base);
 }
 
+static void on_keys(void *ctx)
+{
+	struct rig *rig = ctx;
+
+	rig->keys_told++;
+	if (rig->n_seen > 0 && rig->enough && rig->enough(rig))
+		(void)event_base_loopbreak(rig->base);
+}
+
 static void rig_begin(struct rig *rig, const char *text)
 {
 	const struct timeval guard = {.tv_sec = GUARD_S};
 	struct engine_config config = {
 		.ctx = rig,
 		.on_status = on_status,
+		.on_keys = on_keys,
 		.wait_ms = 60000,
 		.steady_ms = STEADY_MS,
 	};
@@ -412,6 +468,106 @@ static void test_gpus_that_are_not_there(void **state)
 	}
 }
 
+/* SSH into the container. */
+
+#define KEY "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f"
+
+static bool login_found(struct rig *rig)
+{
+	return is_running(rig) && (last(rig)->login.place == PROTO_LOGIN_CONTAINER ||
+				   last(rig)->login.place == PROTO_LOGIN_VM);
+}
+
+static void test_login(void **state)
+{
+	static const struct {
+		unsigned int exits[4], execs;
+		const char *output;
+		enum proto_login place;
+		const char *host_key, *words;
+	} cases[] = {
+		{{0}, 1, "noise\nkey " KEY "\n", PROTO_LOGIN_CONTAINER, KEY, ""},
+		{{0}, 1, "key ssh-ed25519 rubbish\n", PROTO_LOGIN_CONTAINER, "", ""},
+		{{3, 100, 0}, 3, "key " KEY "\n", PROTO_LOGIN_CONTAINER, KEY, ""},
+		{{3, 0, 3}, 3, "", PROTO_LOGIN_VM, "", "could not be installed"},
+		{{4}, 1, "", PROTO_LOGIN_VM, "", "no known package manager"},
+		{{5}, 1, "", PROTO_LOGIN_VM, "", "does not start"},
+		{{127}, 1, "", PROTO_LOGIN_VM, "", "no shell"},
+		{{2}, 1, "", PROTO_LOGIN_VM, "", "has failed"},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		struct rig rig = {.exec_output = cases[i].output};
+
+		memcpy(rig.exec_exits, cases[i].exits, sizeof(rig.exec_exits));
+		rig_begin(&rig, "{\"image\":\"a\",\"ssh\":2222}");
+		run_until(&rig, login_found);
+		assert_int_equal(last(&rig)->login.place, cases[i].place);
+		assert_string_equal(last(&rig)->login.host_key, cases[i].host_key);
+		assert_non_null(strstr(last(&rig)->login.words, cases[i].words));
+		assert_int_equal(rig.n_execs, cases[i].execs);
+		assert_int_equal(rig.n_puts, 0); /* there is no list yet */
+		assert_non_null(strstr(rig.exec, "\"User\":\"0\""));
+		rig_end(&rig);
+	}
+}
+
+static bool keys_told(struct rig *rig)
+{
+	return rig->keys_told > 0 && login_found(rig);
+}
+
+/* The archive's parts, where a reader finds them. */
+static void test_login_keys(void **state)
+{
+	struct rig rig = {.exec_output = ""};
+	const char *archive;
+
+	(void)state;
+	rig_begin(&rig, "{\"image\":\"a\",\"ssh\":2222}");
+	assert_int_equal(engine_set_keys(rig.engine, KEY "\n", sizeof(KEY)), 0);
+	assert_false(engine_keys_busy(rig.engine)); /* there is no container yet */
+	run_until(&rig, keys_told);
+	assert_int_equal(rig.n_puts, 1);
+	archive = strstr(rig.put, "\r\n\r\n");
+	assert_non_null(strstr(rig.put, "Content-Length: 2560\r\n"));
+	assert_non_null(archive);
+	assert_string_equal(archive + 4, ".ssh/");
+	assert_string_equal(archive + 4 + 100, "0000700");
+	assert_string_equal(archive + 4 + 512, ".ssh/authorized_keys2");
+	assert_string_equal(archive + 4 + 512 + 100, "0000600");
+	assert_memory_equal(archive + 4 + 1024, KEY "\n", sizeof(KEY));
+	rig_end(&rig);
+}
+
+static void test_login_keys_refused(void **state)
+{
+	struct rig rig = {.exec_output = "", .put_status = 404};
+
+	(void)state;
+	rig_begin(&rig, "{\"image\":\"a\",\"ssh\":2222}");
+	assert_int_equal(engine_set_keys(rig.engine, "\n", 1), 0);
+	run_until(&rig, keys_told);
+	assert_int_equal(last(&rig)->login.place, PROTO_LOGIN_VM);
+	assert_non_null(strstr(last(&rig)->login.words, "/root/.ssh"));
+	rig_end(&rig);
+}
+
+/* Without the wish nothing is run in the container, and no key is put there. */
+static void test_no_login(void **state)
+{
+	struct rig rig = {0};
+
+	(void)state;
+	rig_begin(&rig, "{\"image\":\"a\"}");
+	assert_int_equal(engine_set_keys(rig.engine, KEY "\n", sizeof(KEY)), 0);
+	run_until(&rig, is_running);
+	assert_int_equal(last(&rig)->login.place, PROTO_LOGIN_NONE);
+	assert_int_equal(rig.n_execs + rig.n_puts, 0);
+	rig_end(&rig);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -421,6 +577,10 @@ int main(void)
 		cmocka_unit_test(test_gpus_by_cdi),
 		cmocka_unit_test(test_gpus_by_toolkit),
 		cmocka_unit_test(test_gpus_that_are_not_there),
+		cmocka_unit_test(test_login),
+		cmocka_unit_test(test_login_keys),
+		cmocka_unit_test(test_login_keys_refused),
+		cmocka_unit_test(test_no_login),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -130,7 +130,22 @@ int answer_container(const char *body, size_t len, struct answer_container *ret_
 	printable(c.hash, sizeof(c.hash),
 		  json_string_value(json_object_get(labels, "qudata.wish")));
 	printable(c.error, sizeof(c.error), json_string_value(json_object_get(state, "Error")));
+	printable(c.started, sizeof(c.started),
+		  json_string_value(json_object_get(state, "StartedAt")));
 	*ret_container = c;
+	return 0;
+}
+
+int answer_exec(const char *body, size_t len, unsigned int *ret_exit_code)
+{
+	_cleanup_json_ json_t *json = load(body, len);
+	const json_t *code = json_object_get(json, "ExitCode");
+
+	if (!json_is_false(json_object_get(json, "Running")) || !json_is_integer(code))
+		return -EBADMSG;
+	*ret_exit_code = json_integer_value(code) >= 0 && json_integer_value(code) <= 255
+				 ? (unsigned int)json_integer_value(code)
+				 : 255;
 	return 0;
 }
 

@@ -9,6 +9,7 @@
 
 #define ANSWER_ID_SIZE   72 /* a container's id and a NUL, as the protocol has it */
 #define ANSWER_TEXT_SIZE 256
+#define ANSWER_TIME_SIZE 48
 #define ANSWER_HASH_SIZE 80
 #define PULL_LAYERS_MAX  160
 
@@ -33,16 +34,20 @@ int answer_gpus(const char *body, size_t len, enum answer_gpus *ret_gpus);
 
 struct answer_container {
 	char id[ANSWER_ID_SIZE];
-	char hash[ANSWER_HASH_SIZE];  /* of its label; "" without one */
-	bool running;                 /* its process runs */
-	bool restarting;              /* it does not, but the engine will start it again */
-	unsigned int restarts;        /* by the engine, since it was started by someone else */
-	unsigned int exit_code;       /* unless it runs: of the last run, 0 to 255 */
-	char error[ANSWER_TEXT_SIZE]; /* why it could not be started; "": it could */
+	char hash[ANSWER_HASH_SIZE];    /* of its label; "" without one */
+	bool running;                   /* its process runs */
+	bool restarting;                /* it does not, but the engine will start it again */
+	unsigned int restarts;          /* by the engine, since it was started by someone else */
+	unsigned int exit_code;         /* unless it runs: of the last run, 0 to 255 */
+	char error[ANSWER_TEXT_SIZE];   /* why it could not be started; "": it could */
+	char started[ANSWER_TIME_SIZE]; /* when, in the engine's words: another for each run */
 };
 
 /* The answer to an inspection. -EBADMSG */
 int answer_container(const char *body, size_t len, struct answer_container *ret_container);
+
+/* The exit code of a program that was run, 0 to 255. -EBADMSG, also when it still runs. */
+int answer_exec(const char *body, size_t len, unsigned int *ret_exit_code);
 
 /* {"Id": …} of a creation. -EBADMSG */
 int answer_created(const char *body, size_t len, char ret_id[static ANSWER_ID_SIZE]);

@@ -170,13 +170,17 @@ static int compose(struct call *c, const struct call_request *request)
 		      request->path);
 	if (request->auth)
 		(void)fprintf(f, "X-Registry-Auth: %s\r\n", request->auth);
-	if (request->body)
-		(void)fprintf(f, "Content-Type: application/json\r\nContent-Length: %zu\r\n\r\n%s",
-			      strlen(request->body), request->body);
-	else if (STR_EQ(request->method, "POST"))
+	if (request->body) {
+		size_t len = request->body_len ? request->body_len : strlen(request->body);
+
+		(void)fprintf(f, "Content-Type: %s\r\nContent-Length: %zu\r\n\r\n",
+			      request->type ? request->type : "application/json", len);
+		(void)fwrite(request->body, 1, len, f);
+	} else if (STR_EQ(request->method, "POST")) {
 		(void)fputs("Content-Length: 0\r\n\r\n", f);
-	else
+	} else {
 		(void)fputs("\r\n", f);
+	}
 	return fclose(f) == 0 ? 0 : -ENOMEM;
 }
 
@@ -194,7 +198,8 @@ int call_start(struct event_base *base, struct engine_link *link,
 	c->deadline = event_new(base, -1, 0, on_deadline, c);
 	c->finish = event_new(base, -1, 0, on_finish, c);
 	r = c->deadline && c->finish ? compose(c, request) : -ENOMEM;
-	c->request.method = c->request.path = c->request.auth = c->request.body = NULL;
+	c->request.method = c->request.path = c->request.auth = c->request.body = c->request.type =
+		NULL;
 	if (r == 0)
 		r = link->open(link, &handler, &c->conn);
 	if (r < 0) {

@@ -25,7 +25,9 @@ struct call_request {
 	const char *method;
 	const char *path;    /* encoded, with the version and the query */
 	const char *auth;    /* of X-Registry-Auth; NULL: none */
-	const char *body;    /* JSON; NULL: none */
+	const char *body;    /* NULL: none */
+	size_t body_len;     /* 0: it is a text */
+	const char *type;    /* of the body; NULL: JSON */
 	uint32_t silence_ms; /* without a byte, it has failed; 0: it may last */
 	void *arg;
 	/* At most one of the two, for the body of an answer with status 200. A negative errno ends

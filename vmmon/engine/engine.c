@@ -66,6 +66,7 @@ struct engine {
 	unsigned int pull_tries;
 	uint32_t retry_ms;
 	struct event *timer; /* owned; the next attempt, or the next look */
+	struct login *login; /* owned */
 	struct logs *logs[ENGINE_LOGS_CALLS];
 };
 
@@ -74,8 +75,9 @@ static void watch_events(struct engine *e);
 
 /* The status. */
 
-static void publish(struct engine *e, const struct engine_status *next)
+static void publish(struct engine *e, struct engine_status *next)
 {
+	next->login = *login_status(e->login);
 	if (memcmp(&e->status, next, sizeof(*next)) == 0)
 		return;
 	e->status = *next;
@@ -120,6 +122,7 @@ static void halt(struct engine *e)
 	(void)event_del(e->timer);
 	call_free(TAKE_PTR(e->call));
 	call_free(TAKE_PTR(e->events));
+	login_stop(e->login);
 	e->phase = PHASE_IDLE;
 	e->look_again = e->settling = false;
 }
@@ -445,6 +448,10 @@ static void on_look(struct engine *e, const struct call_result *r)
 		end_words(&c, next.words);
 		hide(next.words, e->wish.password);
 	}
+	if (!c.running || !e->wish.ssh)
+		login_stop(e->login);
+	else
+		login_begin(e->login, e->version, c.started);
 	if (c.running && !has_settled(e, &c))
 		tell_settling(e);
 	else
@@ -625,6 +632,21 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
 		start_over(e);
 }
 
+static void on_login(void *ctx)
+{
+	struct engine *e = ctx;
+	struct engine_status next = e->status;
+
+	publish(e, &next);
+}
+
+static void on_keys(void *ctx)
+{
+	struct engine *e = ctx;
+
+	e->config.on_keys(e->config.ctx);
+}
+
 struct engine *engine_new(const struct engine_config *config)
 {
 	struct engine *e = calloc(1, sizeof(*e));
@@ -634,7 +656,15 @@ struct engine *engine_new(const struct engine_config *config)
 	e->config = *config;
 	e->retry_ms = RETRY_FIRST_MS;
 	e->timer = event_new(config->base, -1, 0, on_timer, e);
-	if (!e->timer) {
+	e->login = login_new(&(const struct login_config){.base = config->base,
+							  .link = config->link,
+							  .ctx = e,
+							  .on_status = on_login,
+							  .on_keys = on_keys});
+	if (!e->timer || !e->login) {
+		if (e->timer)
+			event_free(e->timer);
+		login_free(e->login);
 		free(e);
 		return NULL;
 	}
@@ -656,6 +686,7 @@ void engine_free(struct engine *e)
 		return;
 	halt(e);
 	cancel_logs(e);
+	login_free(e->login);
 	event_free(e->timer);
 	wish_done(&e->wish);
 	free(e);
@@ -676,6 +707,16 @@ void engine_set_wish(struct engine *e, struct wish *wish)
 	e->retry_ms = RETRY_FIRST_MS;
 	e->since_ms = rpc_now_ms();
 	start_over(e);
+}
+
+int engine_set_keys(struct engine *e, const char *text, size_t len)
+{
+	return login_set_keys(e->login, text, len);
+}
+
+bool engine_keys_busy(const struct engine *e)
+{
+	return login_keys_busy(e->login);
 }
 
 void engine_set_up(struct engine *e, bool up)

@@ -20,6 +20,7 @@
 #include "proto/proto.h"
 #include "vmmon/engine/answers.h"
 #include "vmmon/engine/link.h"
+#include "vmmon/engine/login.h"
 #include "vmmon/engine/wish.h"
 
 #include <event2/event.h>
@@ -32,6 +33,7 @@ struct engine_status {
 	unsigned int exit_code; /* EXITED */
 	char id[ANSWER_ID_SIZE];
 	char words[ANSWER_TEXT_SIZE]; /* FAILED, and what is tried again: for people, ASCII */
+	struct login_status login;
 };
 
 struct engine_config {
@@ -40,6 +42,8 @@ struct engine_config {
 	void *ctx;
 	/* Something of the status has changed. */
 	void (*on_status)(void *ctx, const struct engine_status *status);
+	/* As that of struct login_config. */
+	void (*on_keys)(void *ctx);
 	uint32_t wait_ms;   /* for an engine that has never answered, before it is called missing */
 	uint32_t steady_ms; /* that one which had ended stays up, before it is called RUNNING */
 };
@@ -57,6 +61,10 @@ void engine_free(struct engine *e);
  * ended.
  */
 void engine_set_wish(struct engine *e, struct wish *wish);
+
+/* As login_set_keys() and login_keys_busy(): for a container that the tenant logs in to. */
+int engine_set_keys(struct engine *e, const char *text, size_t len);
+bool engine_keys_busy(const struct engine *e);
 
 /* Connections can be made now, or cannot any more. Harmless when nothing changes. */
 void engine_set_up(struct engine *e, bool up);
