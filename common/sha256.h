@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * SHA-256 (FIPS 180-4), for the chain of audit records only: small and plain, not fast.
+ * SHA-256 (FIPS 180-4), for the chain of audit records and the checksums of images: small and
+ * plain, not fast.
  */
 #pragma once
 

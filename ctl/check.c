@@ -429,7 +429,7 @@ static void check_sockets(const struct check_env *env, struct check_report *repo
 
 static void check_images(const struct check_env *env, struct check_report *report)
 {
-	static const char remedy[] = "make one; packaging/quickstart makes a small one";
+	static const char remedy[] = "make one: qudatactl image create debian-12";
 	int fd =
 		openat(env->root_fd, relative(env->images_dir), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	DIR *dir = fd < 0 ? NULL : fdopendir(fd);

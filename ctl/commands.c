@@ -97,6 +97,76 @@ static const struct ctl_option recover_options[] = {
 	{OPT_ALL, 'a', "all", NULL, "every GPU that needs it", CTL_COMPLETE_NONE, NULL},
 };
 
+#define OPTIONS_PLACE                                                                              \
+	{OPT_IMAGES_DIR,   0,   "images-dir", "DIR", "where the base images are",                  \
+	 CTL_COMPLETE_DIR, NULL},                                                                  \
+	{                                                                                          \
+		OPT_HELPER_CONFIG, 0, "helper-config", "FILE",                                     \
+			"the root helper's configuration (default /etc/qudata/helper.conf)",       \
+			CTL_COMPLETE_FILE, NULL                                                    \
+	}
+#define OPTION_SIZE                                                                                \
+	{                                                                                          \
+		OPT_SIZE, 0, "size", "GIB", "the disk's size; it takes no space until it is used", \
+			CTL_COMPLETE_NONE, NULL                                                    \
+	}
+#define OPTION_FORCE                                                                               \
+	{                                                                                          \
+		OPT_FORCE, 0, "force", NULL, "replace an image of that name that nothing uses",    \
+			CTL_COMPLETE_NONE, NULL                                                    \
+	}
+
+static const struct ctl_option image_create_options[] = {
+	{OPT_SUITE, 0, "suite", "SUITE", "Debian's suite (default bookworm)", CTL_COMPLETE_NONE,
+	 NULL},
+	{OPT_ENGINE, 0, "engine", NULL, "with a container engine, for create --image",
+	 CTL_COMPLETE_NONE, NULL},
+	{OPT_INCLUDE, 0, "include", "PACKAGE,...", "more packages", CTL_COMPLETE_NONE, NULL},
+	{OPT_NVIDIA, 0, "nvidia", "VERSION|any",
+	 "with NVIDIA's driver as Debian packages it (535, or any)", CTL_COMPLETE_NONE, NULL},
+	OPTION_SIZE,
+	OPTION_FORCE,
+	{OPT_MKIMAGE, 0, "mkimage", "PROGRAM", "what makes it (default: the installed one)",
+	 CTL_COMPLETE_FILE, NULL},
+	OPTIONS_PLACE,
+};
+
+static const struct ctl_option image_import_options[] = {
+	{OPT_FROM, 0, "from", "FILE|URL", "the disk: qcow2 or raw; a file, or an https URL",
+	 CTL_COMPLETE_FILE, NULL},
+	{OPT_SHA256, 0, "sha256", "HEX", "the disk's checksum", CTL_COMPLETE_NONE, NULL},
+	{OPT_CHECKSUMS, 0, "checksums", "FILE|URL",
+	 "a list of checksums (SHA256SUMS, SHA512SUMS) with all that is imported",
+	 CTL_COMPLETE_FILE, NULL},
+	{OPT_SIGNATURE, 0, "signature", "FILE|URL", "the list's detached OpenPGP signature",
+	 CTL_COMPLETE_FILE, NULL},
+	{OPT_KEYRING, 0, "keyring", "FILE", "the keys that may have made the signature, for gpgv",
+	 CTL_COMPLETE_FILE, NULL},
+	{OPT_CACERT, 0, "cacert", "FILE", "authorities to trust instead of the system's",
+	 CTL_COMPLETE_FILE, NULL},
+	{OPT_FORMAT, 0, "format", "qcow2|raw", "refuse any other (default: what the disk says)",
+	 CTL_COMPLETE_WORDS, "qcow2 raw"},
+	OPTION_SIZE,
+	{OPT_KERNEL, 0, "kernel", "FILE|URL", "boot this kernel, instead of by firmware",
+	 CTL_COMPLETE_FILE, NULL},
+	{OPT_INITRD, 0, "initrd", "FILE|URL", "the kernel's initrd", CTL_COMPLETE_FILE, NULL},
+	{OPT_APPEND, 0, "append", "TEXT", "the kernel's command line", CTL_COMPLETE_NONE, NULL},
+	OPTION_FORCE,
+	OPTIONS_PLACE,
+};
+
+static const struct ctl_option image_list_options[] = {OPTIONS_PLACE};
+
+static const struct ctl_option image_verify_options[] = {
+	{OPT_ALL, 'a', "all", NULL, "every image", CTL_COMPLETE_NONE, NULL},
+	OPTIONS_PLACE,
+};
+
+static const struct ctl_option image_remove_options[] = {
+	{OPT_YES, 'y', "yes", NULL, "do not ask", CTL_COMPLETE_NONE, NULL},
+	OPTIONS_PLACE,
+};
+
 #define OPTIONS(list) .options = (list), .n_options = ARRAY_LEN(list)
 
 const struct ctl_command ctl_commands[] = {
@@ -255,6 +325,61 @@ const struct ctl_command ctl_commands[] = {
 		 "words if not. The last line tells of the server. The agent answers this on its "
 		 "control socket only, not over TCP.",
 	 .run = cmd_tunnels},
+	{.name = "image list",
+	 .args = "",
+	 .summary = "list the base images",
+	 .help = "What each VM's disk can stand on: sizes, how it boots, since when it is there, "
+		 "whether checksums are recorded (\"changed\": a file is newer than they are), "
+		 "and the VMs that use it. That is known for certain to root; others are told what "
+		 "the agent knows.",
+	 OPTIONS(image_list_options),
+	 .run = cmd_image_list},
+	{.name = "image create",
+	 .args = "NAME",
+	 .summary = "make a base image from Debian's packages",
+	 .help = "Needs root, mmdebstrap and Debian's archive; takes a minute or more. The guest "
+		 "has a kernel of its own, an SSH server and what the agent needs, and no more. "
+		 "--nvidia adds the driver from Debian's non-free component, built for the "
+		 "guest's kernel.",
+	 OPTIONS(image_create_options),
+	 .min_args = 1,
+	 .max_args = 1,
+	 .complete = CTL_COMPLETE_BASE_IMAGE,
+	 .run = cmd_image_create},
+	{.name = "image import",
+	 .args = "NAME",
+	 .summary = "make a base image from a disk, as cloud images are",
+	 .help = "Needs root. The disk is copied or downloaded, compared with its checksum, and "
+		 "converted by a qemu-img without privilege into a qcow2 that carries nothing of "
+		 "the original but its content. Disks that name other files, or are encrypted, are "
+		 "refused. A download that breaks is taken up where it ended; only https is "
+		 "spoken, also after a redirection. What is interrupted leaves the old image, or "
+		 "none. The guest has to be prepared by cloud-init, or by what image create "
+		 "installs.",
+	 OPTIONS(image_import_options),
+	 .min_args = 1,
+	 .max_args = 1,
+	 .complete = CTL_COMPLETE_BASE_IMAGE,
+	 .run = cmd_image_import},
+	{.name = "image verify",
+	 .args = "[NAME]",
+	 .summary = "compare base images with the checksums that were recorded",
+	 .help = "Needs a NAME or --all. Also has qemu-img look for damage of the structure. The "
+		 "exit status is 1 if anything is damaged, or has no checksums.",
+	 OPTIONS(image_verify_options),
+	 .max_args = 1,
+	 .complete = CTL_COMPLETE_BASE_IMAGE,
+	 .run = cmd_image_verify},
+	{.name = "image remove",
+	 .args = "NAME",
+	 .summary = "remove a base image that nothing uses",
+	 .help = "Needs root. Asks first, or needs --yes when nobody can be asked. Refused as "
+		 "long as the disk of a VM, running or stopped, stands on it.",
+	 OPTIONS(image_remove_options),
+	 .min_args = 1,
+	 .max_args = 1,
+	 .complete = CTL_COMPLETE_BASE_IMAGE,
+	 .run = cmd_image_remove},
 	{.name = "audit verify",
 	 .args = "FILE",
 	 .summary = "prove that an audit log was neither cut nor edited",

@@ -17,11 +17,11 @@ enum ctl_exit {
 	CTL_OK = 0,
 	CTL_FAILED = 1,      /* the request was refused, or something broke */
 	CTL_USAGE = 2,       /* the command line is wrong */
-	CTL_NOT_FOUND = 3,   /* no such instance or key */
+	CTL_NOT_FOUND = 3,   /* no such instance, key or image */
 	CTL_UNREACHABLE = 4, /* the agent does not answer */
 	CTL_TIMEOUT = 5,     /* it did not happen in time */
-	CTL_CONFLICT = 6,    /* not possible in the instance's present state */
-	CTL_DENIED = 7,      /* no permission: socket mode or secret */
+	CTL_CONFLICT = 6,    /* not possible in its present state, or while it is in use */
+	CTL_DENIED = 7,      /* no permission: socket mode, secret, or not root */
 };
 
 /* What a shell may offer for a word. */
@@ -31,6 +31,7 @@ enum ctl_complete {
 	CTL_COMPLETE_DIR,
 	CTL_COMPLETE_INSTANCE,
 	CTL_COMPLETE_GPU,
+	CTL_COMPLETE_BASE_IMAGE,
 	CTL_COMPLETE_WORDS, /* those in .words, separated by blanks */
 };
 
@@ -64,6 +65,24 @@ enum ctl_opt {
 	OPT_GPUS,
 	OPT_TREE,
 	OPT_ALL,
+	OPT_HELPER_CONFIG,
+	OPT_FROM,
+	OPT_SHA256,
+	OPT_CHECKSUMS,
+	OPT_SIGNATURE,
+	OPT_KEYRING,
+	OPT_CACERT,
+	OPT_FORMAT,
+	OPT_SIZE,
+	OPT_KERNEL,
+	OPT_INITRD,
+	OPT_APPEND,
+	OPT_FORCE,
+	OPT_SUITE,
+	OPT_ENGINE,
+	OPT_INCLUDE,
+	OPT_NVIDIA,
+	OPT_MKIMAGE,
 };
 
 struct ctl_option {
@@ -170,6 +189,11 @@ enum ctl_exit cmd_keys_remove(struct ctl *c);
 enum ctl_exit cmd_gpus(struct ctl *c);
 enum ctl_exit cmd_gpus_recover(struct ctl *c);
 enum ctl_exit cmd_tunnels(struct ctl *c);
+enum ctl_exit cmd_image_create(struct ctl *c);
+enum ctl_exit cmd_image_import(struct ctl *c);
+enum ctl_exit cmd_image_list(struct ctl *c);
+enum ctl_exit cmd_image_remove(struct ctl *c);
+enum ctl_exit cmd_image_verify(struct ctl *c);
 enum ctl_exit cmd_host(struct ctl *c);
 enum ctl_exit cmd_version(struct ctl *c);
 enum ctl_exit cmd_audit_verify(struct ctl *c);

@@ -185,6 +185,8 @@ static void bash_command(FILE *f, const struct ctl_command *cmd)
 		fprintf(f, "\n\t\twords+=' %s'", cmd->words);
 	if (cmd->complete == CTL_COMPLETE_GPU)
 		fputs("\n\t\t[[ $cur == -* ]] || words+=\" $(_qudatactl_gpus)\"", f);
+	if (cmd->complete == CTL_COMPLETE_BASE_IMAGE)
+		fputs("\n\t\t[[ $cur == -* ]] || words+=\" $(_qudatactl_images)\"", f);
 	if (cmd->complete == CTL_COMPLETE_INSTANCE || strstr(cmd->args, "[ID]"))
 		fputs("\n\t\t[[ $cur == -* ]] || words+=\" $(_qudatactl_ids)\"", f);
 	fprintf(f, "\n\t\tfiles=%s ;;\n", cmd->complete == CTL_COMPLETE_FILE ? "1" : "");
@@ -219,6 +221,8 @@ void ctl_completion_bash(FILE *f)
 	      "\tqudatactl list --quiet 2>/dev/null | awk 'NR > 1 { print $1 }'\n}\n\n"
 	      "_qudatactl_gpus()\n{\n"
 	      "\tqudatactl gpus 2>/dev/null | awk 'NR > 1 { if (NF == 0) exit; print $1 }'\n}\n\n"
+	      "_qudatactl_images()\n{\n"
+	      "\tqudatactl image list --quiet 2>/dev/null | awk 'NR > 1 { print $1 }'\n}\n\n"
 	      "_qudatactl_files()\n{\n"
 	      "\tcompopt -o filenames 2>/dev/null\n"
 	      "\tmapfile -t -O ${#COMPREPLY[@]} COMPREPLY < <(compgen \"$1\" -- \"$cur\")\n}\n\n"
@@ -306,6 +310,8 @@ static void zsh_command(FILE *f, const struct ctl_command *cmd)
 		fputs("\t\t\t'1:instance:_qudatactl_ids' ;;\n", f);
 	else if (cmd->complete == CTL_COMPLETE_GPU)
 		fputs("\t\t\t'1:GPU:_qudatactl_gpus' ;;\n", f);
+	else if (cmd->complete == CTL_COMPLETE_BASE_IMAGE)
+		fputs("\t\t\t'1:image:_qudatactl_images' ;;\n", f);
 	else if (cmd->complete == CTL_COMPLETE_FILE)
 		fputs("\t\t\t'*:file:_files' ;;\n", f);
 	else
@@ -347,6 +353,9 @@ void ctl_completion_zsh(FILE *f)
 	      "_qudatactl_gpus()\n{\n"
 	      "\tcompadd -- $(qudatactl gpus 2>/dev/null | awk 'NR > 1 { if (NF == 0) exit; print "
 	      "$1 }')\n}\n\n"
+	      "_qudatactl_images()\n{\n"
+	      "\tcompadd -- $(qudatactl image list --quiet 2>/dev/null | awk 'NR > 1 { print $1 "
+	      "}')\n}\n\n"
 	      "_qudatactl()\n{\n"
 	      "\tlocal -a global commands\n"
 	      "\tlocal context state line\n"

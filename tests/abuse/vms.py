@@ -222,6 +222,40 @@ def disks_replaced_between_starts(rig):
     rig.forget(p, "vm")
 
 
+def bases_replaced_between_starts(rig):
+    """A VM is not started on another base than its disk was begun on, and is again on that one."""
+    p = rig.peer()
+    path = rig.image("swap")
+    base, aside = path / "disk.img", path / "aside"
+    rig.start(p, "vm", "swap")
+    rig.stop(p, "vm")
+
+    def refused():
+        with rig.audit.expect("vm-start-failed", VM="^vm$"):
+            assert p.refused("VM_START", vm="vm", cpus=1, memory_mib=128) == "FAILED"
+        assert not rig.slot_processes()
+
+    os.rename(base, aside)
+    run("qemu-img", "create", "-q", "-f", "qcow2", base, "16M")
+    os.utime(base, ns=(0, 0))
+    refused()
+    shutil.copy2(aside, base)  # what a backup gives back
+    rig.start(p, "vm", "swap")
+    rig.stop(p, "vm")
+    os.utime(base, ns=(0, 0))
+    refused()
+    shutil.copystat(aside, base)
+    record = rig.state / "vms/vm/base"
+    good = record.read_bytes()
+    for bad in (b"", good[:-1], good + b"x", bytes(len(good))):
+        record.write_bytes(bad)
+        refused()
+    record.write_bytes(good)
+    rig.start(p, "vm", "swap")
+    rig.forget(p, "vm")
+    shutil.rmtree(path)
+
+
 def seeds_that_are_none(rig):
     """Only a sealed memfd in bounds is a seed, and the first one stays."""
     p = rig.peer()
@@ -481,7 +515,8 @@ def renaming_racers_win_nothing(rig):
 
 def run_cases(report, rig):
     for case in (image_names_are_names, replaced_files, writable_image, hostile_image_conf, backing_files_of_bases,
-                 overlays_written_by_their_guest, disks_replaced_between_starts, seeds_that_are_none, lock_on_a_base,
+                 overlays_written_by_their_guest, disks_replaced_between_starts,
+                 bases_replaced_between_starts, seeds_that_are_none, lock_on_a_base,
                  ceilings_hold, memory_of_all_and_ports_of_others, prepare_up_to_the_ceiling, prepare_and_vanish,
                  kill_needs_the_generation, command_lines_keep_their_grammar, no_firewall_no_vm,
                  renaming_racers_win_nothing):

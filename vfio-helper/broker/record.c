@@ -2,9 +2,10 @@
 /*
  * The broker's own records: fixed-size structs, written whole and durably, with a sum that shows
  * what a bad disk or another version has made of them.
- * Trust: runs as qudata-helper; reads files that it wrote itself, and /proc.
+ * Trust: runs as qudata-helper, and as root in qudatactl; reads files that the broker wrote, and
+ * /proc.
  */
-#include "vfio-helper/broker/broker.h"
+#include "vfio-helper/broker/record.h"
 
 #include "common/fd.h"
 #include "common/sha256.h"

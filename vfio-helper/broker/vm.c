@@ -358,6 +358,28 @@ static void on_gate(struct broker *b, void *arg)
 	reply(b, vm, PROTO_OK, &rep);
 }
 
+/* Refuses a base that is not the one which the VM's disk was begun on. */
+static int check_base(int dir, const struct vm *vm, int base_fd, struct err *reterr)
+{
+	struct base_record was, is = {0};
+	struct stat st;
+	int r;
+
+	if (fstat(base_fd, &st) < 0)
+		return err_errno(reterr, -errno, "image %s", vm->rec.image);
+	is.size = (uint64_t)st.st_size;
+	is.modified_s = st.st_mtime;
+	r = vm->rec.generation == 0 ? -ENOENT : record_load(dir, "base", &was, sizeof(was));
+	if (r == -ENOENT) /* its first start */
+		r = record_save(dir, "base", &is, sizeof(is));
+	else if (r == 0 && (was.size != is.size || was.modified_s != is.modified_s))
+		return err_set(reterr, -ESTALE,
+			       "image %s was replaced or changed since the VM first started; put "
+			       "back the one that it was",
+			       vm->rec.image);
+	return r < 0 ? err_errno(reterr, r, "record of the base image") : 0;
+}
+
 /* All that QEMU is to hold, into @fds; the generation is used up before anything starts. */
 static int gather(struct broker *b, struct vm *vm, int fds[static FD_ROLES], struct err *reterr)
 {
@@ -368,6 +390,9 @@ static int gather(struct broker *b, struct vm *vm, int fds[static FD_ROLES], str
 		return r;
 	if (dir < 0)
 		return err_errno(reterr, dir, "VM directory");
+	r = check_base(dir, vm, fds[FD_BASE], reterr);
+	if (r < 0)
+		return r;
 	fds[FD_DISK] = vmdir_open_file(dir, "disk.qcow2", O_RDWR, geteuid());
 	fds[FD_SEED] = vmdir_open_file(dir, "seed.img", O_RDONLY, geteuid());
 	if (fds[FD_DISK] < 0 || fds[FD_SEED] < 0)
