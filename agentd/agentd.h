@@ -43,7 +43,7 @@ struct agentd {
 	struct controlplane *cp;  /* owned; NULL without a control plane */
 	struct gpu_names gpu_names;
 	/* For the control plane: report.c */
-	uint32_t host_gpus;
+	uint32_t host_gpus, host_vram_mib;
 	bool host_gpus_asked, host_gpus_known;
 	char host_gpu_name[CONTROL_TEXT];
 	struct tunnels tunnels;         /* holds a secret */

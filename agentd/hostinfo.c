@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What this host is and how busy it is.
- * Trust: runs inside agentd; reads procfs and sysfs.
+ * Trust: runs inside agentd; reads procfs, sysfs and udev's records.
  */
 #include "agentd/hostinfo.h"
 
@@ -16,6 +16,7 @@ int hostinfo_open(struct hostinfo *ret_info, struct err *reterr)
 	*ret_info = (struct hostinfo){
 		.proc_fd = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC),
 		.sys_fd = open("/sys", O_RDONLY | O_DIRECTORY | O_CLOEXEC),
+		.udev_fd = open("/run/udev/data", O_RDONLY | O_DIRECTORY | O_CLOEXEC),
 	};
 	if (ret_info->proc_fd < 0 || ret_info->sys_fd < 0)
 		return err_errno(reterr, -errno, "cannot open /proc and /sys");
@@ -26,6 +27,7 @@ void hostinfo_done(struct hostinfo *info)
 {
 	info->proc_fd = safe_close(info->proc_fd);
 	info->sys_fd = safe_close(info->sys_fd);
+	info->udev_fd = safe_close(info->udev_fd);
 }
 
 /* The beginning of the file, as far as it fits, without its last newline; "" when unreadable. */
@@ -99,6 +101,46 @@ static void describe_cpu(const struct hostinfo *info, struct control_host *host)
 		host->cpu_mhz = khz / 1000;
 }
 
+/*
+ * How fast the memory runs: the slowest module's. The firmware's tables are for root only, but udev
+ * reads them and everybody may read what it has found.
+ */
+static void describe_memory(const struct hostinfo *info, struct control_host *host)
+{
+	static const char key[] = "\nE:MEMORY_DEVICE_";
+	char text[TEXT_MAX];
+	unsigned int speed;
+	int end;
+
+	if (info->udev_fd < 0)
+		return;
+	(void)read_text(info->udev_fd, "+dmi:id", text, sizeof(text));
+	for (const char *p = strstr(text, key); p; p = strstr(p + 1, key)) {
+		end = 0;
+		if (sscanf(p, "\nE:MEMORY_DEVICE_%*u_CONFIGURED_SPEED_MTS=%6u%n", &speed, &end) ==
+			    1 &&
+		    end > 0 && (p[end] == '\n' || p[end] == '\0') && speed > 0)
+			host->memory_mhz = MIN_OF(host->memory_mhz, speed);
+	}
+}
+
+/* "fe80…01 80 …  interface": the one that all of IPv6 goes to, "" when there is none. */
+static void default_interface6(const struct hostinfo *info, char name[static NAME_MAX_IF])
+{
+	static const char all[] = "\n00000000000000000000000000000000 00 "
+				  "00000000000000000000000000000000 00 ";
+	char text[TEXT_MAX], candidate[NAME_MAX_IF];
+
+	text[0] = '\n';
+	(void)read_text(info->proc_fd, "net/ipv6_route", text + 1, sizeof(text) - 1);
+	for (const char *p = strstr(text, all); p; p = strstr(p + 1, all))
+		if (sscanf(p + strlen(all), "%*32s %*8s %*8s %*8s %*8s %15s", candidate) == 1 &&
+		    !strchr(candidate, '/') && !STR_EQ(candidate, "lo")) {
+			memcpy(name, candidate, NAME_MAX_IF);
+			return;
+		}
+}
+
 /* The interface of the default route, "" when there is none. */
 static void default_interface(const struct hostinfo *info, char name[static NAME_MAX_IF])
 {
@@ -121,9 +163,13 @@ static void describe_network(const struct hostinfo *info, struct control_host *h
 
 	default_interface(info, name);
 	if (name[0] == '\0')
+		default_interface6(info, name);
+	if (name[0] == '\0')
 		return;
 	(void)snprintf(path, sizeof(path), "class/net/%s/speed", name);
 	host->ethernet_mbit = read_number(info->sys_fd, path);
+	if (host->ethernet_mbit == 0) /* the word of a driver that does not know */
+		host->ethernet_mbit = CONTROL_UNKNOWN;
 }
 
 const char *hostinfo_cuda_of_driver(const char *version)
@@ -145,6 +191,39 @@ const char *hostinfo_cuda_of_driver(const char *version)
 	return "";
 }
 
+/* The number before "GB" in @name, as the list of PCI ids tells products apart; 0 when none is. */
+static uint32_t gib_in_name(const char *name)
+{
+	for (const char *p = strstr(name, "GB"); p; p = strstr(p + 2, "GB")) {
+		const char *digits = p;
+		unsigned long gib;
+
+		while (digits > name && digits[-1] >= '0' && digits[-1] <= '9')
+			digits--;
+		if (digits == p || (digits > name && strchr(" -/[(", digits[-1]) == NULL) ||
+		    (p[2] != '\0' && strchr(" ])/,", p[2]) == NULL))
+			continue;
+		gib = strtoul(digits, NULL, 10);
+		if (gib > 0 && gib <= 4096)
+			return (uint32_t)gib;
+	}
+	return 0;
+}
+
+uint32_t hostinfo_vram_mib(int sys_fd, const char *address, const char *name)
+{
+	char path[80], text[32], *end;
+	uint64_t bytes;
+	uint32_t gib = gib_in_name(name);
+
+	(void)snprintf(path, sizeof(path), "bus/pci/devices/%s/mem_info_vram_total", address);
+	(void)read_text(sys_fd, path, text, sizeof(text));
+	bytes = strtoull(text, &end, 10);
+	if (end != text && *end == '\0' && bytes >= 1 << 20 && bytes >> 20 < CONTROL_UNKNOWN)
+		return (uint32_t)(bytes >> 20);
+	return gib > 0 ? gib * 1024 : CONTROL_UNKNOWN;
+}
+
 void hostinfo_describe(const struct hostinfo *info, int data_fd, struct control_host *ret_host)
 {
 	struct control_host *host = ret_host;
@@ -164,6 +243,7 @@ void hostinfo_describe(const struct hostinfo *info, int data_fd, struct control_
 		host->disk_mib = (uint32_t)MIN_OF((uint64_t)fs.f_blocks * fs.f_frsize >> 20,
 						  (uint64_t)CONTROL_UNKNOWN - 1);
 	describe_cpu(info, host);
+	describe_memory(info, host);
 	describe_network(info, host);
 	(void)read_text(info->sys_fd, "module/nvidia/version", text, sizeof(text));
 	proto_text_set(host->max_cuda, sizeof(host->max_cuda), hostinfo_cuda_of_driver(text));

@@ -6,7 +6,10 @@
 #include "agentd/report.h"
 
 #include "agentd/gpunames.h"
+#include "common/fd.h"
 #include "common/log.h"
+
+#include <fcntl.h>
 
 /* What the control plane is told of: the bare instance, else the one that was made first. */
 static const struct instance *reported(struct agentd *a)
@@ -25,8 +28,11 @@ static const char *status(void *ctx)
 
 static void name_gpus(struct agentd *a, const struct gpus *gpus)
 {
+	_cleanup_close_ int sys_fd = open("/sys", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	const struct pciids_name *name;
+	char address[GPUS_TEXT_SIZE];
 
+	a->host_vram_mib = CONTROL_UNKNOWN;
 	a->host_gpus = (uint32_t)gpus->n;
 	if (gpus->n == 0)
 		return;
@@ -35,6 +41,8 @@ static void name_gpus(struct agentd *a, const struct gpus *gpus)
 			     gpus->entries[0].card.device);
 	if (name)
 		proto_text_set(a->host_gpu_name, sizeof(a->host_gpu_name), name->device_name);
+	gpus_address_text(gpus->entries[0].card.gpu, address);
+	a->host_vram_mib = hostinfo_vram_mib(sys_fd, address, a->host_gpu_name);
 }
 
 static void on_gpus(void *arg, enum proto_status answer, const void *body, struct fdlist *fds)
@@ -65,6 +73,7 @@ static bool describe(void *ctx, struct control_host *host)
 	if (peers_limits(a->peers)->known)
 		host->capacity = peers_limits(a->peers)->max_vms;
 	host->gpu_amount = a->host_gpus_known ? a->host_gpus : CONTROL_UNKNOWN;
+	host->vram_mib = a->host_gpus_known ? a->host_vram_mib : CONTROL_UNKNOWN;
 	memcpy(host->gpu_name, a->host_gpu_name, sizeof(host->gpu_name));
 	return a->host_gpus_known;
 }
