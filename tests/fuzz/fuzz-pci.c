@@ -89,7 +89,8 @@ static struct pci_func make_func(const uint8_t *b, uint32_t index, uint32_t n)
 			     .n_mdevs = b[6] >> 1 & 1,
 			     .boot_vga = b[6] & 4,
 			     .display = b[6] & 8,
-			     .critical = b[6] & 16};
+			     .critical = b[6] & 16,
+			     .near = true};
 
 	(void)snprintf(f.driver, sizeof(f.driver), "%s", drivers[b[7] & 7]);
 	f.vfio = STR_EQ(f.driver, "vfio-pci");

@@ -158,6 +158,44 @@ static void machine_close(struct bind_env *env)
 	env->state_fd = safe_close(env->state_fd);
 }
 
+static bool is_same_gpu(const struct view *a, const struct gpu *x, const struct view *b,
+			const struct gpu *y)
+{
+	if (x->verdict != y->verdict || x->n_parts != y->n_parts || x->n_reasons != y->n_reasons)
+		return false;
+	for (uint32_t i = 0; i < x->n_parts; i++)
+		if (a->tree.funcs[x->parts[i].func].address !=
+			    b->tree.funcs[y->parts[i].func].address ||
+		    x->parts[i].role != y->parts[i].role)
+			return false;
+	for (uint32_t i = 0; i < x->n_reasons; i++)
+		if (x->reasons[i].reason != y->reasons[i].reason ||
+		    x->reasons[i].address != y->reasons[i].address ||
+		    !STR_EQ(x->reasons[i].what, y->reasons[i].what))
+			return false;
+	return true;
+}
+
+/* A bind reads less than a list; of its GPU it judges the same. */
+static void check_alone(const struct bind_env *env, const struct view *all)
+{
+	for (uint32_t i = 0; i < all->list.n; i++) {
+		const pci_addr address = all->tree.funcs[all->list.gpus[i].func].address;
+		_cleanup_(view_done) struct view view = {0};
+		uint32_t at;
+
+		expect(view_load(env, "", &address, 1, &view, NULL) == 0, "not read alone");
+		expect(view_holders(env, &view, NULL) == 0, "no holders alone");
+		at = gpu_find(&view.list, &view.tree, address);
+		expect(at != PCI_NO_INDEX &&
+			       is_same_gpu(all, &all->list.gpus[i], &view, &view.list.gpus[at]),
+		       "judged otherwise when it is read alone");
+		expect(view.list.gpus[at].verdict != PROTO_GPU_RENTABLE ||
+			       pci_again(env->sysfs_fd, &view.tree, NULL) == 0,
+		       "another when it is read again");
+	}
+}
+
 static void check_board(const char *scratch, const char *text)
 {
 	_cleanup_(machine_close) struct bind_env env;
@@ -174,8 +212,10 @@ static void check_board(const char *scratch, const char *text)
 	expect(fdlist_add(&fds, fd) == 0, "no descriptor");
 	rep = (struct gpu_list_rep){ans.done, ans.list_bytes};
 	expect(gpus_receive(&rep, &fds, &gpus, &why) == 0, why.text);
-	expect(view_load(&env, "", &view, &why) == 0, why.text);
+	expect(view_load(&env, "", NULL, 0, &view, &why) == 0, why.text);
+	expect(view_holders(&env, &view, &why) == 0, why.text);
 	check_verdicts(&gpus, &view);
+	check_alone(&env, &view);
 	check_sets(&gpus, &view);
 	check_counts(&gpus, &view);
 }

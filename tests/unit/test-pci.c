@@ -41,6 +41,21 @@ static void run(const char *const argv[])
 	assert_int_equal(status, 0);
 }
 
+/* All of it, as for a list: what is no GPU by policy, too. */
+static void board_read(struct board *b)
+{
+	assert_int_equal(pci_scan(b->sysfs_fd, &b->tree, NULL), 0);
+	for (uint32_t i = 0; i < b->tree.n_funcs; i++)
+		b->tree.funcs[i].near = true;
+	assert_int_equal(gpu_survey(b->sysfs_fd, &b->policy, &b->state, NULL, 0, &b->tree), 0);
+	for (uint32_t i = 0; i < b->tree.n_funcs; i++) {
+		struct pci_func *f = &b->tree.funcs[i];
+		_cleanup_close_ int fd = pci_open(b->sysfs_fd, f->address);
+
+		pci_read_more(fd, f);
+	}
+}
+
 static void board_make(struct board *b, const char *description)
 {
 	char path[80], tree[80];
@@ -57,8 +72,8 @@ static void board_make(struct board *b, const char *description)
 	run((const char *const[]){fake_sysfs, path, tree, NULL});
 	b->sysfs_fd = open(tree, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	assert_true(b->sysfs_fd >= 0);
-	assert_int_equal(pci_scan(b->sysfs_fd, &b->tree, NULL), 0);
 	b->policy.vendors[b->policy.n_vendors++] = 0x10de;
+	board_read(b);
 }
 
 static void board_judge(struct board *b)
@@ -334,7 +349,7 @@ static void test_scan_of_oddities(void **state _unused_)
 	board_make(&b, "pci 0000:01:00.0 10de:2204 030000 group=1 boot_vga=1 reset=flr "
 		       "hang=boot_vga,reset_method,numa_node\n"
 		       "pci 0000:02:00.0 10de:2204 030000 group=2\n"
-		       "pci 0000:03:00.0 10de:2204 030000 group=3 hang=class\n");
+		       "pci 0000:03:00.0 10de:2204 030000 group=2 hang=modalias\n");
 	assert_false(func_at(&b, "0000:01:00.0")->boot_vga);
 	assert_int_equal(func_at(&b, "0000:01:00.0")->resets, 0);
 	(void)snprintf(path, sizeof(path), "%s/sys/bus/pci/devices/0000:02:00.0/boot_vga", b.dir);
@@ -344,13 +359,61 @@ static void test_scan_of_oddities(void **state _unused_)
 	assert_int_equal(fwrite(page, sizeof(page), 1, f), 1);
 	assert_int_equal(fclose(f), 0);
 	pci_tree_done(&b.tree);
-	assert_int_equal(pci_scan(b.sysfs_fd, &b.tree, NULL), 0);
+	board_read(&b);
 	assert_false(func_at(&b, "0000:02:00.0")->boot_vga);
 	/* One that does not say what it is, is a stranger to its group. */
 	assert_int_equal(b.tree.n_funcs, 2);
 	assert_int_equal(b.tree.n_strangers, 1);
 	assert_string_equal(b.tree.strangers[0].name, "0000:03:00.0");
 	board_done(&b);
+}
+
+/* What changes after the first reading is seen in the second, and nothing that does not matter. */
+static void test_again(void **state _unused_)
+{
+	static const char board[] =
+		"pci 0000:00:01.0 8086:a70d 060400 driver=pcieport group=1\n"
+		"pci 0000:01:00.0 10de:2204 030000 parent=0000:00:01.0 driver=nvidia group=1\n"
+		"pci 0000:01:00.1 10de:1aef 040300 parent=0000:00:01.0 group=1\n"
+		"pci 0000:02:00.0 144d:a808 010802 driver=nvme group=2\n";
+	static const struct {
+		const char *path, *target; /* a link that is made; NULL: what is there is removed */
+		int r;
+	} changes[] = {
+		{"bus/pci/devices/0000:02:00.0/driver", NULL, 0},
+		{"bus/pci/devices/0000:01:00.0/driver", NULL, -EBUSY},
+		{"bus/pci/devices/0000:01:00.1/driver", "x/snd_hda_intel", -EBUSY},
+		{"bus/pci/devices/0000:01:00.0/iommu_group", NULL, -EBUSY},
+		{"bus/pci/devices/0000:01:00.0/modalias", NULL, -EBUSY},
+		{"bus/pci/devices/0000:01:00.0/virtfn0", "../0000:01:00.2", -EBUSY},
+		{"bus/pci/devices/0000:01:00.0/physfn", "../0000:02:00.0", -EBUSY},
+		{"bus/pci/devices/0000:01:00.1", NULL, -EBUSY},
+		{"kernel/iommu_groups/2/devices/0000:03:00.0", "x", 0},
+		{"kernel/iommu_groups/1/devices/0000:03:00.0", "x", -EBUSY},
+		{"class/block/sda", "../../devices/pci0000:00/0000:00:01.0/0000:01:00.0/sda",
+		 -EBUSY},
+		{"class/graphics/fb0", "../../devices/pci0000:00/0000:01:00.0/fb0", -EBUSY},
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(changes); i++) {
+		const pci_addr gpu = 0x100;
+		char path[160];
+		struct board b;
+
+		board_make(&b, board);
+		pci_tree_done(&b.tree);
+		assert_int_equal(pci_scan(b.sysfs_fd, &b.tree, NULL), 0);
+		assert_int_equal(gpu_survey(b.sysfs_fd, &b.policy, &b.state, &gpu, 1, &b.tree), 0);
+		assert_int_equal(pci_again(b.sysfs_fd, &b.tree, NULL), 0);
+		(void)snprintf(path, sizeof(path), "%s/sys/%s", b.dir, changes[i].path);
+		if (changes[i].target)
+			assert_int_equal(symlink(changes[i].target, path), 0);
+		else
+			assert_int_equal(unlink(path), 0);
+		if (pci_again(b.sysfs_fd, &b.tree, NULL) != changes[i].r)
+			fail_msg("%s", changes[i].path);
+		board_done(&b);
+	}
 }
 
 /* ---- rules that need more than a board ---- */
@@ -626,23 +689,15 @@ static void test_choose_too_many(void **state _unused_)
 int main(int argc, char *argv[])
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_addresses),
-		cmocka_unit_test(test_resource),
-		cmocka_unit_test(test_resets),
-		cmocka_unit_test(test_policy),
-		cmocka_unit_test(test_policy_errors),
-		cmocka_unit_test(test_scan),
-		cmocka_unit_test(test_scan_of_nothing),
-		cmocka_unit_test(test_scan_of_oddities),
-		cmocka_unit_test(test_leases),
-		cmocka_unit_test(test_leased_along),
-		cmocka_unit_test(test_quarantine),
-		cmocka_unit_test(test_policy_rules),
-		cmocka_unit_test(test_bmc),
-		cmocka_unit_test(test_strangers),
-		cmocka_unit_test(test_holders),
-		cmocka_unit_test(test_real_holder),
-		cmocka_unit_test(test_choose),
+		cmocka_unit_test(test_addresses),       cmocka_unit_test(test_resource),
+		cmocka_unit_test(test_resets),          cmocka_unit_test(test_policy),
+		cmocka_unit_test(test_policy_errors),   cmocka_unit_test(test_scan),
+		cmocka_unit_test(test_scan_of_nothing), cmocka_unit_test(test_scan_of_oddities),
+		cmocka_unit_test(test_again),           cmocka_unit_test(test_leases),
+		cmocka_unit_test(test_leased_along),    cmocka_unit_test(test_quarantine),
+		cmocka_unit_test(test_policy_rules),    cmocka_unit_test(test_bmc),
+		cmocka_unit_test(test_strangers),       cmocka_unit_test(test_holders),
+		cmocka_unit_test(test_real_holder),     cmocka_unit_test(test_choose),
 		cmocka_unit_test(test_choose_too_many),
 	};
 

@@ -79,17 +79,26 @@ struct view {
 	struct gpu_list list;
 };
 
-/* @except: a VM whose lease is not to be seen, "" for none. */
-int view_load(const struct bind_env *env, const char *except, struct view *ret_view,
-	      struct err *reterr);
+/*
+ * Reads and judges the @n GPUs of @gpus (0: all), as if nobody held them: that is view_holders().
+ * @except: a VM whose lease is not to be seen, "" for none.
+ */
+int view_load(const struct bind_env *env, const char *except, const pci_addr *gpus, uint32_t n,
+	      struct view *ret_view, struct err *reterr);
+/* Finds who holds what, and judges again. */
+int view_holders(const struct bind_env *env, struct view *view, struct err *reterr);
 void view_done(struct view *view);
 /*
  * Waits until nobody holds a function of the lease; -EBUSY names who still does. @by_guest: only
  * holders of functions that have the guest's driver are looked for.
  */
 int wait_unheld(const struct job *job, bool by_guest, unsigned int wait_ms, struct err *reterr);
-/* "nvidia-smi (pid 7), ...": who holds @address, into @ret_text. Returns how many do. */
-uint32_t view_holders(const struct view *view, pci_addr address, char *ret_text, size_t size);
+/*
+ * 1 when somebody holds one of the @n functions, "0000:01:00.0 is held by nvidia-smi (pid 7), ..."
+ * then; 0 when nobody does; a negative errno. @by_guest as above.
+ */
+int func_holders(const struct bind_env *env, const struct lease_func *funcs, uint32_t n,
+		 bool by_guest, char *ret_text, size_t size);
 
 /* ---- write.c: one function, one attribute ---- */
 

@@ -74,8 +74,8 @@ static int load_config(const char *path, struct config *ret_config, struct err *
 }
 
 /* Leases, quarantines and holders, as far as whoever asks may see them. */
-static int gather_state(const char *state_dir, int sysfs_fd, int proc_fd,
-			const struct pci_tree *tree, struct gpu_state *ret_state)
+static int gather_state(const char *state_dir, const struct gpu_policy *policy, int sysfs_fd,
+			int proc_fd, struct pci_tree *tree, struct gpu_state *ret_state)
 {
 	_cleanup_close_ int state_fd = open(state_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	int r = 0;
@@ -83,6 +83,8 @@ static int gather_state(const char *state_dir, int sysfs_fd, int proc_fd,
 	/* Without the file of locks there are no records, and nothing is to be made here. */
 	if (state_fd >= 0 && faccessat(state_fd, "lock", R_OK | W_OK, 0) == 0)
 		r = records_state(state_fd, "", ret_state);
+	if (r == 0)
+		r = gpu_survey(sysfs_fd, policy, ret_state, NULL, 0, tree);
 	return r < 0 ? r : gpu_find_holders(sysfs_fd, proc_fd, tree, ret_state);
 }
 
@@ -108,7 +110,7 @@ static int explain(const struct options *options, struct err *reterr)
 	r = pci_scan(sysfs_fd, &tree, reterr);
 	if (r < 0)
 		return r;
-	r = gather_state(config.gpu.state_dir, sysfs_fd, proc_fd, &tree, &state);
+	r = gather_state(config.gpu.state_dir, &policy, sysfs_fd, proc_fd, &tree, &state);
 	if (r == 0)
 		r = gpu_judge(&tree, &policy, &state, &list);
 	if (r == 0)

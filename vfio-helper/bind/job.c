@@ -18,6 +18,8 @@ enum proto_status act_status(int r)
 		return PROTO_TIMEOUT;
 	case -ENOENT:
 		return PROTO_NOT_FOUND;
+	case -EPERM:
+		return PROTO_DENIED;
 	case -ENOSPC:
 		return PROTO_NO_SPACE;
 	default:
@@ -67,15 +69,13 @@ int job_save(const struct job *job, const char *point, struct err *reterr)
 }
 
 /* Who may be the cause that a write to it hangs. */
-static void name_holders(const struct job *job, pci_addr address, struct err *why)
+static void name_holders(const struct job *job, const struct lease_func *f, struct err *why)
 {
-	_cleanup_(view_done) struct view view = {0};
-	char who[80];
+	char who[100];
 
-	if (view_load(job->env, "", &view, NULL) == 0 &&
-	    view_holders(&view, address, who, sizeof(who)) > 0)
+	if (func_holders(job->env, f, 1, false, who, sizeof(who)) > 0)
 		(void)snprintf(why->text + strlen(why->text), sizeof(why->text) - strlen(why->text),
-			       "; held by %s", who);
+			       "; %s", who);
 }
 
 int job_lose(struct job *job, uint32_t index, int r, const struct err *why)
@@ -84,7 +84,7 @@ int job_lose(struct job *job, uint32_t index, int r, const struct err *why)
 	struct err told = *why;
 
 	if (r == -ETIMEDOUT)
-		name_holders(job, f->address, &told);
+		name_holders(job, f, &told);
 	log_event(LOG_ERR, "a function is quarantined", LOG_STR("WHY", told.text));
 	job->lost++;
 	f->step = STEP_LOST;

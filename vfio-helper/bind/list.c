@@ -98,10 +98,14 @@ static int add_holders(struct list *list, const struct view *view, pci_addr gpu,
 	return r;
 }
 
-static int add_gpu(struct list *list, const struct view *view, const struct gpu *gpu)
+static int add_gpu(struct list *list, int sysfs_fd, const struct view *view, const struct gpu *gpu)
 {
 	pci_addr address = view->tree.funcs[gpu->func].address;
-	int r = add_card(list, view, gpu);
+	_cleanup_close_ int fd = pci_open(sysfs_fd, address);
+	int r;
+
+	pci_read_more(fd, &view->tree.funcs[gpu->func]);
+	r = add_card(list, view, gpu);
 
 	for (uint32_t i = 0; r == 0 && i < gpu->n_parts; i++)
 		r = add_part(list, view, address, &gpu->parts[i]);
@@ -119,14 +123,17 @@ enum proto_status act_list(const struct bind_env *env, struct bind_answer *ans, 
 	_cleanup_(view_done) struct view view = {0};
 	_cleanup_free_ uint8_t *bytes = malloc(PROTO_GPU_LIST_MAX);
 	struct list list = {.bytes = bytes};
-	int r = bytes ? view_load(env, "", &view, why) : -ENOMEM;
+	int r = bytes ? view_load(env, "", NULL, 0, &view, why) : -ENOMEM;
+
+	if (r == 0)
+		r = view_holders(env, &view, why);
 
 	for (uint32_t i = 0; r == 0 && i < view.list.n; i++) {
 		/* A Xen guest may have one there, without an IOMMU; the protocol has no word for
 		 * it. */
 		if (view.tree.funcs[view.list.gpus[i].func].address == 0)
 			continue;
-		r = add_gpu(&list, &view, &view.list.gpus[i]);
+		r = add_gpu(&list, env->sysfs_fd, &view, &view.list.gpus[i]);
 		ans->done++;
 	}
 	if (r == 0)

@@ -36,10 +36,10 @@ static int node_open(const struct bind_env *env, const char *path, const char *c
 	(void)snprintf(attr, sizeof(attr), "class/%s/%s/dev", class, sysfs_base(path));
 	attr_read(env->sysfs_fd, attr, text, sizeof(text));
 	if (fstat(fd, &st) < 0 || !S_ISCHR(st.st_mode))
-		return err_set(reterr, -EPERM, "/dev/%s is no device", path);
+		return err_set(reterr, -EIO, "/dev/%s is no device", path);
 	(void)snprintf(want, sizeof(want), "%u:%u", major(st.st_rdev), minor(st.st_rdev));
 	if (!STR_EQ(text, want))
-		return err_set(reterr, -EPERM, "/dev/%s is another device", path);
+		return err_set(reterr, -EIO, "/dev/%s is another device", path);
 	return TAKE_FD(fd);
 }
 
@@ -159,14 +159,17 @@ static uint32_t number_in_card(const struct lease *l, const struct lease_func *f
 }
 
 static void describe(const struct bind_env *env, const struct lease *l, const struct lease_func *f,
-		     const struct pci_func *p, bool iommufd, struct launch_device *ret_device)
+		     int dirfd, bool iommufd, struct launch_device *ret_device)
 {
-	struct launch_device d = {.address = f->address, .cdev = UINT32_MAX, .node = p->node};
+	struct launch_device d = {.address = f->address, .cdev = UINT32_MAX};
+	struct pci_func p = {0};
 
+	pci_read_more(dirfd, &p);
+	d.node = p.node;
 	for (int i = 0; i < PCI_BARS; i++)
-		if (p->wide & 1u << i) {
-			d.window_bytes += p->bars[i];
-			d.largest_bar = MAX_OF(d.largest_bar, p->bars[i]);
+		if (p.wide & 1u << i) {
+			d.window_bytes += p.bars[i];
+			d.largest_bar = MAX_OF(d.largest_bar, p.bars[i]);
 		}
 	if (iommufd)
 		d.cdev = cdev_of(env, f);
@@ -182,23 +185,21 @@ static void describe(const struct bind_env *env, const struct lease *l, const st
 static int grant_all(const struct job *job, const struct access *to, struct bind_answer *ans,
 		     struct err *reterr)
 {
-	_cleanup_(view_done) struct view view = {0};
-	int r = view_load(job->env, "", &view, reterr);
+	int r = 0;
 
 	for (uint32_t i = 0; r == 0 && i < job->lease.n_funcs; i++) {
 		const struct lease_func *f = &job->lease.funcs[i];
-		uint32_t at = pci_find(&view.tree, f->address);
-		const struct pci_func *p = &view.tree.funcs[at];
+		_cleanup_close_ int dirfd = func_open(job->env, f);
 		char address[PCI_TEXT_SIZE];
 
 		pci_addr_text(f->address, address);
-		if (at == PCI_NO_INDEX || p->vendor != f->vendor || p->device != f->device ||
-		    p->group != f->group || !STR_EQ(p->driver, func_guest_driver(f)))
+		if (dirfd < 0 || pci_read_group(dirfd) != f->group ||
+		    !driver_is(dirfd, func_guest_driver(f)))
 			return err_set(reterr, -EIO, "%s is not what was leased", address);
 		r = give_one(job->env, f, to, reterr);
 		/* What is bound along for the group's sake is no guest's. */
 		if (r == 0 && f->role <= PROTO_ROLE_COMPANION)
-			describe(job->env, &job->lease, f, p, to->iommufd,
+			describe(job->env, &job->lease, f, dirfd, to->iommufd,
 				 &ans->devices[ans->n_devices++]);
 	}
 	return r;

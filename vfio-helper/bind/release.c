@@ -203,7 +203,7 @@ static int recover_loose_of(const struct sweep *s)
 {
 	_cleanup_(view_done) struct view view = {0};
 	uint32_t at;
-	int r = view_load(s->env, "", &view, s->why);
+	int r = view_load(s->env, "", &s->gpu, 1, &view, s->why);
 
 	if (r < 0)
 		return r;
@@ -233,5 +233,5 @@ enum proto_status act_recover(const struct bind_env *env, const struct bind_requ
 		r = records_each(env->state_fd, "quarantine-", recover_quarantine, &s);
 	if (r == 0 && s.gpu != 0)
 		r = recover_loose_of(&s);
-	return r == -EPERM ? PROTO_DENIED : act_status(r);
+	return act_status(r);
 }

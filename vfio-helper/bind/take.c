@@ -103,49 +103,47 @@ static enum proto_status refusal(int r, const struct view *view, const struct bi
 	}
 }
 
-/* Reads, judges, chooses; what was chosen becomes the job's lease. */
-static enum proto_status choose(struct job *job, const struct bind_request *req, struct err *why)
+/*
+ * Reads, judges, chooses; what was chosen becomes the job's lease. Who holds it is looked for
+ * later, with the locks held; but a refusal names every reason.
+ */
+static enum proto_status choose(struct job *job, const struct bind_request *req, struct view *view,
+				struct err *why)
 {
-	_cleanup_(view_done) struct view view = {0};
-	uint32_t funcs[PROTO_MAX_DEVICES], n = 0;
+	uint32_t funcs[PROTO_MAX_DEVICES], n = 0, n_gpus = (uint32_t)proto_gpus_count(req->gpus);
 	struct lease *l = &job->lease;
-	int r = view_load(job->env, req->vm, &view, why);
+	int r = view_load(job->env, req->vm, req->gpus, n_gpus, view, why);
 
 	if (r == 0)
-		r = gpu_choose(&view.list, &view.tree, req->gpus,
-			       (uint32_t)proto_gpus_count(req->gpus), funcs, &n, why);
+		r = gpu_choose(&view->list, &view->tree, req->gpus, n_gpus, funcs, &n, why);
+	if (r == -EPERM && view_holders(job->env, view, NULL) == 0)
+		r = gpu_choose(&view->list, &view->tree, req->gpus, n_gpus, funcs, &n, why);
 	if (r < 0)
-		return refusal(r, &view, req);
-	*l = (struct lease){.phase = LEASE_TAKING, .n_funcs = n};
-	l->n_gpus = (uint32_t)proto_gpus_count(req->gpus);
+		return refusal(r, view, req);
+	*l = (struct lease){.phase = LEASE_TAKING, .n_funcs = n, .n_gpus = n_gpus};
 	memcpy(l->gpus, req->gpus, sizeof(l->gpus));
 	memcpy(l->vm, req->vm, sizeof(l->vm));
 	for (uint32_t i = 0; i < n; i++)
-		l->funcs[i] = describe(&view, req, funcs[i]);
+		l->funcs[i] = describe(view, req, funcs[i]);
 	return PROTO_OK;
 }
 
-/* The second reading, with the locks held and the lease on record: has anything changed? */
-static int judge_again(const struct job *job, const struct bind_request *req, struct view *ret_view,
+/*
+ * The second reading, with the locks held and the lease on record: is all that the judgement rested
+ * on as it was, and does nobody hold what is to be taken?
+ */
+static int judge_again(const struct job *job, const struct bind_request *req, struct view *view,
 		       struct err *why)
 {
 	uint32_t funcs[PROTO_MAX_DEVICES], n = 0;
-	int r = view_load(job->env, req->vm, ret_view, why);
+	int r = pci_again(job->env->sysfs_fd, &view->tree, why);
 
 	if (r == 0)
-		r = gpu_choose(&ret_view->list, &ret_view->tree, req->gpus, job->lease.n_gpus,
-			       funcs, &n, why);
-	if (r == 0 && n != job->lease.n_funcs)
-		r = err_set(why, -EBUSY, "the machine changed while it was read");
-	for (uint32_t i = 0; r == 0 && i < n; i++) {
-		const struct pci_func *p = &ret_view->tree.funcs[funcs[i]];
-		const struct lease_func *f = &job->lease.funcs[i];
-
-		if (p->address != f->address || p->vendor != f->vendor || p->device != f->device ||
-		    p->group != f->group || !STR_EQ(p->driver, f->driver))
-			r = err_set(why, -EBUSY, "the machine changed while it was read");
-	}
-	return r;
+		r = view_holders(job->env, view, why);
+	if (r == 0)
+		r = gpu_choose(&view->list, &view->tree, req->gpus, job->lease.n_gpus, funcs, &n,
+			       why);
+	return r == -EPERM && only_busy(view, req) ? -EBUSY : r;
 }
 
 static int bind_all(struct job *job, struct err *why)
@@ -166,22 +164,20 @@ static int bind_all(struct job *job, struct err *why)
 	return r;
 }
 
-static int take(struct job *job, const struct bind_request *req, struct err *why)
+static int take(struct job *job, const struct bind_request *req, struct view *view, struct err *why)
 {
-	_cleanup_(view_done) struct view view = {0};
-	int r = judge_again(job, req, &view, why);
+	int r = judge_again(job, req, view, why);
 
 	if (r == 0)
-		r = services_stop(job, &view, why);
-	if (r == 0)
-		r = wait_unheld(job, false, job->lease.n_services > 0 ? HELD_WAIT_MS : 0, why);
-	/* That may have taken long enough to mount a disk on a card's USB port. */
+		r = services_stop(job, view, why);
+	/* Else nobody holds it. This may take long enough to mount a disk on a card's USB port. */
 	if (r == 0 && job->lease.n_services > 0) {
-		view_done(&view);
-		r = judge_again(job, req, &view, why);
+		r = wait_unheld(job, false, HELD_WAIT_MS, why);
+		if (r == 0)
+			r = judge_again(job, req, view, why);
 	}
 	if (r == 0)
-		r = console_release(job, &view, why);
+		r = console_release(job, view, why);
 	if (r == 0)
 		r = bind_all(job, why);
 	if (r < 0)
@@ -230,7 +226,8 @@ static enum proto_status meet_earlier(struct job *job, const struct bind_request
 	return r < 0 ? act_status(r) : PROTO_STATUS_COUNT;
 }
 
-static enum proto_status begin(struct job *job, const struct bind_request *req, struct err *why)
+static enum proto_status begin(struct job *job, const struct bind_request *req, struct view *view,
+			       struct err *why)
 {
 	enum proto_status status;
 	int r;
@@ -242,7 +239,7 @@ static enum proto_status begin(struct job *job, const struct bind_request *req, 
 	r = lock_choosing(job->env->lock_fd, CHOOSE_WAIT_MS);
 	if (r < 0)
 		return act_status(err_errno(why, r, "GPUs are being chosen"));
-	status = choose(job, req, why);
+	status = choose(job, req, view, why);
 	if (status != PROTO_OK)
 		return status;
 	job->lease.since_s = (int64_t)time(NULL);
@@ -259,6 +256,7 @@ enum proto_status act_take(const struct bind_env *env, const struct bind_request
 			   struct bind_answer *ans, struct err *why)
 {
 	struct bind_env forth = *env;
+	_cleanup_(view_done) struct view view = {0};
 	_cleanup_(job_done) struct job job;
 	enum proto_status status;
 	struct err undo = {0};
@@ -271,18 +269,20 @@ enum proto_status act_take(const struct bind_env *env, const struct bind_request
 		return act_status(err_errno(why, r, "another act on this VM's lease"));
 	status = meet_earlier(&job, req, why);
 	if (status == PROTO_STATUS_COUNT)
-		status = begin(&job, req, why);
+		status = begin(&job, req, &view, why);
 	else if (status == PROTO_OK) /* again, for a request that was repeated */
 		ans->done = job.lease.n_funcs;
 	ans->n_gpus = job.lease.n_gpus;
 	if (status != PROTO_OK || ans->done > 0)
 		return status;
 	job.env = &forth;
-	r = take(&job, req, why);
+	r = take(&job, req, &view, why);
 	job.env = env;
 	ans->done = r == 0 ? job.lease.n_funcs : 0;
-	if (r < 0 && job_end(&job, false, &undo) < 0)
+	if (r < 0 && job_end(&job, false, &undo) < 0) {
 		*why = undo;
+		r = -EIO; /* the lease stays, whatever the matter was before */
+	}
 	ans->left = job.lost;
 	return r < 0 ? act_status(r) : PROTO_OK;
 }

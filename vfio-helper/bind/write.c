@@ -56,24 +56,13 @@ bool driver_is(int dirfd, const char *driver)
 	return STR_EQ(now, driver);
 }
 
-static bool id_is(int dirfd, const char *name, uint16_t id)
-{
-	char text[16], want[16];
-
-	attr_read(dirfd, name, text, sizeof(text));
-	(void)snprintf(want, sizeof(want), "0x%04x", id);
-	return STR_EQ(text, want);
-}
-
 int func_open(const struct bind_env *env, const struct lease_func *func)
 {
-	char path[64], address[PCI_TEXT_SIZE];
-	_cleanup_close_ int fd = -EBADF;
+	_cleanup_close_ int fd = pci_open(env->sysfs_fd, func->address);
+	struct pci_func now;
 
-	pci_addr_text(func->address, address);
-	(void)snprintf(path, sizeof(path), "bus/pci/devices/%s", address);
-	fd = openat(env->sysfs_fd, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (fd < 0 || !id_is(fd, "vendor", func->vendor) || !id_is(fd, "device", func->device))
+	if (fd < 0 || pci_read_ids(fd, &now) < 0 || now.vendor != func->vendor ||
+	    now.device != func->device)
 		return -ENODEV;
 	return TAKE_FD(fd);
 }

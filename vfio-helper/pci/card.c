@@ -259,3 +259,36 @@ void card_closure(struct card_map *map, uint32_t gpu)
 				grown |= add_group(map, i);
 	}
 }
+
+static int find_near(const struct gpu_policy *policy, const struct gpu_state *state,
+		     const pci_addr *gpus, uint32_t n, struct pci_tree *tree)
+{
+	_cleanup_(card_map_done) struct card_map map = {0};
+	int r = card_map_make(tree, policy, state, &map);
+
+	for (uint32_t i = 0; r == 0 && i < tree->n_funcs; i++) {
+		const struct pci_func *f = &tree->funcs[i];
+
+		if (!card_is_gpu(f, policy) || (n > 0 && !gpu_policy_has(gpus, n, f->address)))
+			continue;
+		card_closure(&map, i);
+		for (uint32_t k = 0; k < tree->n_funcs; k++)
+			tree->funcs[k].near |= map.roles[k] != CARD_NO_PART;
+	}
+	return r;
+}
+
+int gpu_survey(int sysfs_fd, const struct gpu_policy *policy, const struct gpu_state *state,
+	       const pci_addr *gpus, uint32_t n, struct pci_tree *tree)
+{
+	int r;
+
+	do {
+		r = find_near(policy, state, gpus, n, tree);
+		if (r == 0)
+			r = pci_read_groups(sysfs_fd, tree);
+	} while (r > 0);
+	if (r == 0)
+		pci_survey(sysfs_fd, tree);
+	return r;
+}

@@ -9,6 +9,7 @@
 #include "vfio-helper/pci/sysfs.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 
@@ -106,27 +107,17 @@ static void add_vfio_group(struct nodes *nodes, int sysfs_fd, uint32_t group, ui
 	add_dev(nodes, fd, func);
 }
 
-static bool may_have_nodes(const struct pci_func *func)
-{
-	uint32_t class = func->class_code >> 8;
-
-	return class >> 8 == PCI_CLASS_VGA >> 8 || class == PCI_CLASS_ACCELERATOR ||
-	       class == PCI_CLASS_AUDIO || class == PCI_CLASS_USB ||
-	       class == PCI_CLASS_SERIAL_OTHER;
-}
-
 static void find_nodes(int sysfs_fd, int proc_fd, const struct pci_tree *tree, struct nodes *nodes)
 {
 	for (uint32_t i = 0; i < tree->n_funcs; i++) {
 		const struct pci_func *f = &tree->funcs[i];
-		char path[32 + PCI_TEXT_SIZE], address[PCI_TEXT_SIZE];
+		char address[PCI_TEXT_SIZE];
 		_cleanup_close_ int fd = -EBADF;
 
-		if (!may_have_nodes(f))
+		if (!f->near || !pci_is_card_class(f))
 			continue;
 		pci_addr_text(f->address, address);
-		(void)snprintf(path, sizeof(path), "bus/pci/devices/%s", address);
-		fd = sysfs_open_dir(sysfs_fd, path);
+		fd = pci_open(sysfs_fd, f->address);
 		add_below(nodes, fd, i, 0);
 		add_nvidia(nodes, proc_fd, address, i);
 		if (f->vfio && f->group != PROTO_NO_GROUP)
@@ -179,9 +170,10 @@ static void read_service(int pid_fd, char *ret_service, size_t size)
 	}
 }
 
-static int add_holder(struct gpu_state *state, uint32_t func, uint32_t pid, int pid_fd,
+static int add_holder(struct gpu_state *state, uint32_t func, uint32_t pid, int fds_fd,
 		      const char *node)
 {
+	_cleanup_close_ int pid_fd = sysfs_open_dir(fds_fd, "..");
 	struct gpu_holder *grown;
 	char comm[SYSFS_TEXT_SIZE];
 
@@ -204,13 +196,14 @@ static int add_holder(struct gpu_state *state, uint32_t func, uint32_t pid, int 
 static int look_into(int proc_fd, const char *pid_text, const struct nodes *nodes,
 		     struct gpu_state *state)
 {
-	_cleanup_close_ int pid_fd = sysfs_open_dir(proc_fd, pid_text);
-	_cleanup_closedir_ DIR *dir = sysfs_list(pid_fd, "fd");
-	char target[SYSFS_TEXT_SIZE];
+	char path[NAME_MAX + 4], target[SYSFS_TEXT_SIZE];
+	_cleanup_closedir_ DIR *dir = NULL;
 	const char *name;
 	uint64_t pid;
 	int r = sysfs_number(pid_text, &pid);
 
+	(void)snprintf(path, sizeof(path), "%s/fd", pid_text);
+	dir = sysfs_list(proc_fd, path);
 	while (r == 0 && (name = sysfs_next(dir))) {
 		struct statx st;
 
@@ -225,7 +218,8 @@ static int look_into(int proc_fd, const char *pid_text, const struct nodes *node
 			    nodes->list[i].minor != st.stx_rdev_minor)
 				continue;
 			(void)sysfs_link(dirfd(dir), name, target);
-			r = add_holder(state, nodes->list[i].func, (uint32_t)pid, pid_fd, target);
+			r = add_holder(state, nodes->list[i].func, (uint32_t)pid, dirfd(dir),
+				       target);
 		}
 	}
 	return r;
@@ -234,13 +228,15 @@ static int look_into(int proc_fd, const char *pid_text, const struct nodes *node
 int gpu_find_holders(int sysfs_fd, int proc_fd, const struct pci_tree *tree,
 		     struct gpu_state *state)
 {
-	_cleanup_closedir_ DIR *dir = sysfs_list(proc_fd, ".");
 	_cleanup_(nodes_done) struct nodes nodes = {0};
+	_cleanup_closedir_ DIR *dir = NULL;
 	const char *name;
 	int r;
 
 	find_nodes(sysfs_fd, proc_fd, tree, &nodes);
 	r = nodes.error;
+	if (nodes.n > 0) /* else nobody can hold one */
+		dir = sysfs_list(proc_fd, ".");
 	while (r == 0 && (name = sysfs_next(dir)))
 		if (name[0] >= '1' && name[0] <= '9')
 			r = look_into(proc_fd, name, &nodes, state);

@@ -301,7 +301,7 @@ int gpu_judge(const struct pci_tree *tree, const struct gpu_policy *policy,
 	if (!list.gpus)
 		return -ENOMEM;
 	for (uint32_t i = 0; i < tree->n_funcs; i++) {
-		if (!card_is_gpu(&tree->funcs[i], policy))
+		if (!tree->funcs[i].near || !card_is_gpu(&tree->funcs[i], policy))
 			continue;
 		c.gpu = &list.gpus[list.n++];
 		c.gpu->func = i;

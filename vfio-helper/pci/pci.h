@@ -15,6 +15,7 @@
 #define PCI_BARS        6
 #define PCI_DRIVER_SIZE 32
 #define PCI_NO_INDEX    UINT32_MAX
+#define PCI_NO_ADDRESS  UINT64_MAX
 #define PCI_WHAT_SIZE   120
 
 /* domain << 16 | bus << 8 | slot << 3 | function, as in the protocol. */
@@ -47,24 +48,31 @@ enum pci_class {
 
 struct pci_func {
 	pci_addr address;
+	/* By pci_scan(). */
 	uint16_t vendor, device, subvendor, subdevice;
 	uint32_t class_code; /* 24 bits: class, subclass, interface */
-	uint8_t revision;
-	uint32_t group;   /* IOMMU group, PROTO_NO_GROUP: in none */
-	uint32_t node;    /* NUMA node, PROTO_NO_NODE */
-	uint32_t parent;  /* index of the bridge above, PCI_NO_INDEX at a root */
-	uint32_t physfn;  /* index of its physical function, PCI_NO_INDEX: it is no virtual one */
-	uint32_t n_vfs;   /* virtual functions that are enabled */
-	uint32_t n_mdevs; /* mediated devices */
-	uint32_t resets;  /* mask of 1 << enum proto_reset */
-	uint32_t wide;    /* mask of the BARs that are 64-bit and prefetchable */
-	uint64_t bars[PCI_BARS];      /* bytes; 0: not there */
+	pci_addr above;      /* the bridge above, PCI_NO_ADDRESS at a root */
+	pci_addr owner;      /* its physical function, PCI_NO_ADDRESS: it is no virtual one */
+	uint32_t parent;     /* index of @above, PCI_NO_INDEX without one */
+	uint32_t physfn;     /* index of @owner, the same */
+	uint32_t group;      /* IOMMU group, PROTO_NO_GROUP: in none */
+	bool listed;         /* only its group told of it */
 	char driver[PCI_DRIVER_SIZE]; /* "" without one */
-	bool vfio;                    /* @driver is one of VFIO's: vfio-pci or a variant */
+	/* By gpu_survey(), false and 0 before it. */
+	bool near;       /* the judgement rests on it, and the following has been read */
+	bool vfio;       /* @driver is one of VFIO's: vfio-pci or a variant */
 	bool overridden; /* and it got there by its address (driver_override), not by ids */
 	bool boot_vga;
-	bool display;  /* a connected connector of it is enabled, or it holds the console */
-	bool critical; /* a disk with a medium, or a configured network interface, is behind it */
+	bool display;   /* a connected connector of it is enabled, or it holds the console */
+	bool critical;  /* a disk with a medium, or a configured network interface, is behind it */
+	uint32_t n_vfs; /* virtual functions that are enabled */
+	uint32_t n_mdevs; /* mediated devices */
+	/* By pci_read_more(). */
+	uint8_t revision;
+	uint32_t node;           /* NUMA node, PROTO_NO_NODE */
+	uint32_t resets;         /* mask of 1 << enum proto_reset */
+	uint32_t wide;           /* mask of the BARs that are 64-bit and prefetchable */
+	uint64_t bars[PCI_BARS]; /* bytes; 0: not there */
 };
 
 /* A member of an IOMMU group that is no PCI function: a platform device, a mediated device. */
@@ -81,8 +89,8 @@ struct pci_tree {
 };
 
 /*
- * Reads bus/pci/devices, kernel/iommu_groups and class/{block,net,graphics} below @sysfs_fd, a
- * directory descriptor of /sys. A function that vanishes while it is read is left out; if a group
+ * Reads bus/pci/devices below @sysfs_fd, a directory descriptor of /sys: what each function is, its
+ * driver, and where it hangs. A function that vanishes while it is read is left out; if a group
  * still lists it, it is a stranger there. -E2BIG beyond PCI_MAX_FUNCS, -ENOMEM.
  *
  * Where a function hangs is read from the target of its link in bus/pci/devices
@@ -90,6 +98,30 @@ struct pci_tree {
  * devices/, and so on: links' targets are read, and need not be there.
  */
 int pci_scan(int sysfs_fd, struct pci_tree *ret_tree, struct err *reterr);
+/*
+ * Finds the members of the groups of the functions that are near: 1 when one is found that does not
+ * tell its group itself, so that more may be near; 0; -ENOMEM, -E2BIG.
+ */
+int pci_read_groups(int sysfs_fd, struct pci_tree *tree);
+/* Reads of the functions that are near what the rules ask. */
+void pci_survey(int sysfs_fd, struct pci_tree *tree);
+/* Are all that are near, and their groups, still as they have been read? -EBUSY, -ENOMEM. */
+int pci_again(int sysfs_fd, const struct pci_tree *tree, struct err *reterr);
+/* Is it of a class that cards' functions have? */
+bool pci_is_card_class(const struct pci_func *func);
+
+/* The directory of the function at @address, or a negative errno. */
+int pci_open(int sysfs_fd, pci_addr address);
+
+/* The following read one function, whose directory is @dir_fd. */
+
+/* The ids and the class. -ENOENT when it does not tell them. */
+int pci_read_ids(int dir_fd, struct pci_func *func);
+/* The group that it tells itself, or PROTO_NO_GROUP. */
+uint32_t pci_read_group(int dir_fd);
+/* BARs, resets, NUMA node and revision. */
+void pci_read_more(int dir_fd, struct pci_func *func);
+
 void pci_tree_done(struct pci_tree *tree);
 /* The text of `resource`: sizes of the BARs, and the mask for pci_func.wide. -EINVAL. */
 int pci_parse_resource(const char *text, uint64_t ret_bars[static PCI_BARS], uint32_t *ret_wide);
@@ -155,10 +187,10 @@ struct gpu_state {
 
 void gpu_state_done(struct gpu_state *state);
 /*
- * Who has a device node of a GPU's function open: DRM, NVIDIA, sound and VFIO nodes, found through
- * sysfs and compared by device number with the descriptors in @proc_fd (a descriptor of /proc).
- * Processes that may not be looked into count as not holding; as root without CAP_SYS_PTRACE those
- * are all of other users.
+ * Who has a device node of a function that is near open: DRM, NVIDIA, sound and VFIO nodes, found
+ * through sysfs and compared by device number with the descriptors in @proc_fd (a descriptor of
+ * /proc). Processes that may not be looked into count as not holding; as root without
+ * CAP_SYS_PTRACE those are all of other users.
  */
 int gpu_find_holders(int sysfs_fd, int proc_fd, const struct pci_tree *tree,
 		     struct gpu_state *state);
@@ -222,7 +254,14 @@ struct gpu_list {
 	uint32_t n;
 };
 
-/* Finds the GPUs of @tree and judges each. Pure but for memory: -ENOMEM is its only error. */
+/*
+ * Reads what the judgement of the @n GPUs of @gpus (0: of all) rests on: their cards, those that
+ * they meet, and all members of their groups are near then. What is no GPU is not looked at.
+ * -ENOMEM, -E2BIG.
+ */
+int gpu_survey(int sysfs_fd, const struct gpu_policy *policy, const struct gpu_state *state,
+	       const pci_addr *gpus, uint32_t n, struct pci_tree *tree);
+/* Judges each GPU of @tree that is near. Pure but for memory: -ENOMEM is its only error. */
 int gpu_judge(const struct pci_tree *tree, const struct gpu_policy *policy,
 	      const struct gpu_state *state, struct gpu_list *ret_list);
 void gpu_list_done(struct gpu_list *list);

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The PCI functions and IOMMU groups of a machine, read from sysfs. Whatever cannot be read counts
- * as absent; a member of a group that cannot be told counts as a stranger, which keeps the group's
- * GPUs from being rented.
+ * PCI functions as sysfs shows them: all of them for what they are and where they hang, and those
+ * that a judgement rests on for the rest.
  * Trust: runs as root in vfio-bind, and as anyone for --explain; reads sysfs, or a made-up tree.
  */
 #include "vfio-helper/pci/pci.h"
 
 #include "vfio-helper/pci/sysfs.h"
 
+#include <limits.h>
 #include <linux/magic.h>
 #include <net/if.h>
 #include <sys/vfs.h>
@@ -18,6 +18,8 @@
 
 /* IORESOURCE_MEM_64 and IORESOURCE_PREFETCH of the kernel's ioport.h. */
 #define RESOURCE_WIDE UINT64_C(0x102000)
+
+/* ---- one function ---- */
 
 static uint32_t read_u32(int dir_fd, const char *name, uint32_t fallback)
 {
@@ -80,6 +82,48 @@ uint32_t pci_parse_resets(const char *text)
 	return mask;
 }
 
+int pci_open(int sysfs_fd, pci_addr address)
+{
+	char path[sizeof(DEVICES) + PCI_TEXT_SIZE] = DEVICES "/";
+
+	pci_addr_text(address, path + sizeof(DEVICES));
+	return sysfs_open_dir(sysfs_fd, path);
+}
+
+int pci_read_ids(int dir_fd, struct pci_func *func)
+{
+	char text[SYSFS_TEXT_SIZE];
+	unsigned int id[4], class[3];
+	int end = 0;
+
+	/* All in one text; each number is printed in full width. */
+	if (sysfs_text(dir_fd, "modalias", text) < 0 ||
+	    sscanf(text, "pci:v%8Xd%8Xsv%8Xsd%8Xbc%2Xsc%2Xi%2X%n", &id[0], &id[1], &id[2], &id[3],
+		   &class[0], &class[1], &class[2], &end) != 7 ||
+	    text[end] != '\0')
+		return -ENOENT;
+	for (size_t i = 0; i < ARRAY_LEN(id); i++)
+		if (id[i] > UINT16_MAX)
+			return -ENOENT;
+	func->vendor = (uint16_t)id[0];
+	func->device = (uint16_t)id[1];
+	func->subvendor = (uint16_t)id[2];
+	func->subdevice = (uint16_t)id[3];
+	func->class_code = class[0] << 16 | class[1] << 8 | class[2];
+	return 0;
+}
+
+uint32_t pci_read_group(int dir_fd)
+{
+	char text[SYSFS_TEXT_SIZE];
+	uint64_t number;
+
+	if (sysfs_link(dir_fd, "iommu_group", text) < 0 ||
+	    sysfs_number(sysfs_base(text), &number) < 0 || number >= PROTO_NO_GROUP)
+		return PROTO_NO_GROUP;
+	return (uint32_t)number;
+}
+
 static void read_resets(int dir_fd, struct pci_func *func)
 {
 	char text[SYSFS_TEXT_SIZE];
@@ -90,16 +134,198 @@ static void read_resets(int dir_fd, struct pci_func *func)
 		func->resets = 1u << PROTO_RESET_DEVICE_SPECIFIC; /* before 5.15: no word for it */
 }
 
-static void read_driver(int dir_fd, struct pci_func *func)
+void pci_read_more(int dir_fd, struct pci_func *func)
 {
 	char text[SYSFS_TEXT_SIZE];
 
-	if (sysfs_link(dir_fd, "driver", text) < 0)
-		return;
-	proto_text_set(func->driver, sizeof(func->driver), sysfs_base(text));
+	func->revision = (uint8_t)read_u32(dir_fd, "revision", 0);
+	func->node = read_u32(dir_fd, "numa_node", PROTO_NO_NODE); /* there is no -1 */
+	if (sysfs_text(dir_fd, "resource", text) < 0 ||
+	    pci_parse_resource(text, func->bars, &func->wide) < 0) {
+		memset(func->bars, 0, sizeof(func->bars));
+		func->wide = 0;
+	}
+	read_resets(dir_fd, func);
+}
+
+/* What it is and what hangs where. -ENOENT when it has vanished, or does not say what it is. */
+static int read_func(int devices_fd, const char *name, struct pci_func *f)
+{
+	_cleanup_close_ int fd = sysfs_open_dir(devices_fd, name);
+	char text[SYSFS_TEXT_SIZE], *slash;
+
+	if (fd < 0 || pci_read_ids(fd, f) < 0)
+		return -ENOENT;
+	f->group = pci_read_group(fd);
+	if (sysfs_link(fd, "driver", text) >= 0)
+		proto_text_set(f->driver, sizeof(f->driver), sysfs_base(text));
+	if (link_address(fd, "physfn", &f->owner) < 0)
+		f->owner = PCI_NO_ADDRESS;
+	/* ../../../devices/pci0000:00/0000:00:01.0/0000:01:00.0 */
+	f->above = PCI_NO_ADDRESS;
+	if (sysfs_link(devices_fd, name, text) >= 0 && (slash = strrchr(text, '/'))) {
+		*slash = '\0';
+		(void)pci_addr_parse(sysfs_base(text), &f->above);
+	}
+	return 0;
+}
+
+/* ---- all functions ---- */
+
+static int compare_funcs(const void *a, const void *b)
+{
+	const struct pci_func *x = a, *y = b;
+
+	return x->address < y->address ? -1 : x->address > y->address;
+}
+
+static int read_funcs(int devices_fd, struct pci_tree *tree, struct err *reterr)
+{
+	_cleanup_closedir_ DIR *dir = sysfs_list(devices_fd, ".");
+	const char *name;
+
+	while ((name = sysfs_next(dir))) {
+		struct pci_func func = {.node = PROTO_NO_NODE}, *grown;
+
+		if (pci_addr_parse(name, &func.address) < 0 ||
+		    read_func(devices_fd, name, &func) < 0)
+			continue;
+		if (tree->n_funcs == PCI_MAX_FUNCS)
+			return err_set(reterr, -E2BIG, "more than %d PCI functions", PCI_MAX_FUNCS);
+		grown = reallocarray(tree->funcs, tree->n_funcs + 1, sizeof(func));
+		if (!grown)
+			return err_set(reterr, -ENOMEM, "out of memory");
+		tree->funcs = grown;
+		tree->funcs[tree->n_funcs++] = func;
+	}
+	if (tree->n_funcs > 0)
+		qsort(tree->funcs, tree->n_funcs, sizeof(*tree->funcs), compare_funcs);
+	return 0;
+}
+
+/* Bridges above, and the physical functions of virtual ones. */
+static void relate_funcs(struct pci_tree *tree)
+{
+	for (uint32_t i = 0; i < tree->n_funcs; i++) {
+		struct pci_func *f = &tree->funcs[i];
+
+		f->parent = pci_find(tree, f->above);
+		f->physfn = pci_find(tree, f->owner);
+	}
+}
+
+int pci_scan(int sysfs_fd, struct pci_tree *ret_tree, struct err *reterr)
+{
+	_cleanup_close_ int devices_fd = sysfs_open_dir(sysfs_fd, DEVICES);
+	_cleanup_(pci_tree_done) struct pci_tree tree = {0};
+	int r;
+
+	if (devices_fd < 0)
+		return err_errno(reterr, devices_fd, "cannot read %s of sysfs", DEVICES);
+	r = read_funcs(devices_fd, &tree, reterr);
+	if (r < 0)
+		return r;
+	relate_funcs(&tree);
+	*ret_tree = tree;
+	tree = (struct pci_tree){0};
+	return 0;
+}
+
+/* ---- groups ---- */
+
+static int add_stranger(struct pci_tree *tree, uint32_t group, const char *name)
+{
+	struct pci_stranger *grown;
+
+	if (tree->n_strangers == PCI_MAX_FUNCS)
+		return -E2BIG;
+	grown = reallocarray(tree->strangers, tree->n_strangers + 1, sizeof(*grown));
+	if (!grown)
+		return -ENOMEM;
+	tree->strangers = grown;
+	grown += tree->n_strangers++;
+	*grown = (struct pci_stranger){.group = group};
+	proto_text_set(grown->name, sizeof(grown->name), name);
+	return 0;
+}
+
+/* Returns 1 when a function has been found that does not tell its group itself. */
+static int read_members(int group_fd, uint32_t group, struct pci_tree *tree)
+{
+	_cleanup_closedir_ DIR *dir = sysfs_list(group_fd, "devices");
+	const char *name;
+	pci_addr addr;
+	int r = 0, found = 0;
+
+	while (r == 0 && (name = sysfs_next(dir))) {
+		uint32_t i = pci_addr_parse(name, &addr) < 0 ? PCI_NO_INDEX : pci_find(tree, addr);
+
+		if (i != PCI_NO_INDEX && tree->funcs[i].group == PROTO_NO_GROUP) {
+			tree->funcs[i].group = group;
+			tree->funcs[i].listed = true;
+			found = 1;
+		} else if (i == PCI_NO_INDEX || tree->funcs[i].group != group) {
+			/* Unknown, or of another group in the same breath: not told apart. */
+			r = add_stranger(tree, group, name);
+		}
+	}
+	return r < 0 ? r : found;
+}
+
+static int read_group(int groups_fd, const char *name, uint32_t group, struct pci_tree *tree)
+{
+	_cleanup_close_ int fd = sysfs_open_dir(groups_fd, name);
+	char kind[SYSFS_TEXT_SIZE];
+
+	if (fd < 0)
+		return 0;
+	if (sysfs_text(fd, "name", kind) < 0 || !STR_EQ(kind, "vfio-noiommu"))
+		return read_members(fd, group, tree);
+	/* VFIO makes such a group for a device without an IOMMU, when told to. */
+	for (uint32_t i = 0; i < tree->n_funcs; i++)
+		if (tree->funcs[i].group == group)
+			tree->funcs[i].group = PROTO_NO_GROUP;
+	return 0;
+}
+
+/* Is the group that of a function that counts, or does one that counts tell of none? */
+static bool group_counts(const struct pci_tree *tree, uint64_t group)
+{
+	for (uint32_t i = 0; i < tree->n_funcs; i++)
+		if (tree->funcs[i].near &&
+		    (tree->funcs[i].group == group || tree->funcs[i].group == PROTO_NO_GROUP))
+			return true;
+	return false;
+}
+
+int pci_read_groups(int sysfs_fd, struct pci_tree *tree)
+{
+	_cleanup_closedir_ DIR *dir = sysfs_list(sysfs_fd, GROUPS);
+	const char *name;
+	uint64_t group;
+	int r = 0, found = 0;
+
+	tree->n_strangers = 0;
+	while (r >= 0 && (name = sysfs_next(dir))) {
+		if (sysfs_number(name, &group) < 0 || group >= PROTO_NO_GROUP ||
+		    !group_counts(tree, group))
+			continue;
+		r = read_group(dirfd(dir), name, (uint32_t)group, tree);
+		found |= r > 0;
+	}
+	return r < 0 ? r : found;
+}
+
+/* ---- what the rules ask about those that count ---- */
+
+static void read_vfio(int dir_fd, struct pci_func *func)
+{
+	char text[SYSFS_TEXT_SIZE];
+
 	/* The kernel makes vfio-dev for whatever registers with VFIO (6.1 and newer); the drivers
 	 * of its own tree all say so in their names. */
-	func->vfio = strstr(func->driver, "vfio") || faccessat(dir_fd, "vfio-dev", F_OK, 0) == 0;
+	func->vfio = func->driver[0] != '\0' &&
+		     (strstr(func->driver, "vfio") || faccessat(dir_fd, "vfio-dev", F_OK, 0) == 0);
 	/*
 	 * Of nothing else: the kernel shows driver_override under the device's lock, which an
 	 * unbind that hangs keeps. It has taken the link away before, so here is none.
@@ -127,7 +353,8 @@ static bool shows_picture(int dir_fd)
 		_cleanup_closedir_ DIR *dir = sysfs_list(dirfd(drm), card);
 
 		while ((connector = sysfs_next(dir)))
-			if (connector_active(dirfd(dir), connector))
+			if (strncmp(connector, card, strlen(card)) == 0 &&
+			    connector_active(dirfd(dir), connector))
 				return true;
 	}
 	return faccessat(dir_fd, "graphics/fb0", F_OK, 0) == 0;
@@ -149,255 +376,169 @@ static bool is_uuid(const char *name)
 static void count_children(int dir_fd, struct pci_func *func)
 {
 	_cleanup_closedir_ DIR *dir = sysfs_list(dir_fd, ".");
-	uint32_t n_vfs = 0;
 	struct statfs fs;
 	const char *name;
 
+	func->n_vfs = func->n_mdevs = 0;
 	while ((name = sysfs_next(dir))) {
 		func->n_mdevs += is_uuid(name);
-		n_vfs += strncmp(name, "virtfn", 6) == 0;
+		func->n_vfs += strncmp(name, "virtfn", 6) == 0;
 	}
 	/*
 	 * The kernel shows sriov_numvfs under the device's lock, too; and it makes the links, which
 	 * a made-up tree may lack.
 	 */
 	if (fstatfs(dir_fd, &fs) == 0 && fs.f_type != SYSFS_MAGIC)
-		n_vfs = MAX_OF(read_u32(dir_fd, "sriov_numvfs", 0), n_vfs);
-	func->n_vfs = n_vfs;
-}
-
-/* -ENOENT when it has vanished, or does not say what it is. */
-static int read_func(int devices_fd, const char *name, struct pci_func *ret_func)
-{
-	_cleanup_close_ int fd = sysfs_open_dir(devices_fd, name);
-	struct pci_func *f = ret_func;
-	char text[SYSFS_TEXT_SIZE];
-	uint64_t number;
-	uint32_t ids[3];
-
-	if (fd < 0)
-		return -ENOENT;
-	ids[0] = read_u32(fd, "vendor", UINT32_MAX);
-	ids[1] = read_u32(fd, "device", UINT32_MAX);
-	ids[2] = read_u32(fd, "class", UINT32_MAX);
-	if (ids[0] > UINT16_MAX || ids[1] > UINT16_MAX || ids[2] > 0xffffff)
-		return -ENOENT;
-	*f = (struct pci_func){.address = f->address,
-			       .vendor = (uint16_t)ids[0],
-			       .device = (uint16_t)ids[1],
-			       .class_code = ids[2],
-			       .subvendor = (uint16_t)read_u32(fd, "subsystem_vendor", 0),
-			       .subdevice = (uint16_t)read_u32(fd, "subsystem_device", 0),
-			       .revision = (uint8_t)read_u32(fd, "revision", 0),
-			       .group = PROTO_NO_GROUP,
-			       .node = read_u32(fd, "numa_node", PROTO_NO_NODE), /* no -1 */
-			       .parent = PCI_NO_INDEX,
-			       .physfn = PCI_NO_INDEX,
-			       .boot_vga = read_u32(fd, "boot_vga", 0) != 0};
-	if (sysfs_link(fd, "iommu_group", text) >= 0 &&
-	    sysfs_number(sysfs_base(text), &number) == 0 && number < PROTO_NO_GROUP)
-		f->group = (uint32_t)number;
-	if (sysfs_text(fd, "resource", text) < 0 ||
-	    pci_parse_resource(text, f->bars, &f->wide) < 0) {
-		memset(f->bars, 0, sizeof(f->bars));
-		f->wide = 0;
-	}
-	read_resets(fd, f);
-	read_driver(fd, f);
-	count_children(fd, f);
-	f->display = shows_picture(fd);
-	return 0;
-}
-
-static int compare_funcs(const void *a, const void *b)
-{
-	const struct pci_func *x = a, *y = b;
-
-	return x->address < y->address ? -1 : x->address > y->address;
-}
-
-static int read_funcs(int devices_fd, struct pci_tree *tree, struct err *reterr)
-{
-	_cleanup_closedir_ DIR *dir = sysfs_list(devices_fd, ".");
-	const char *name;
-
-	while ((name = sysfs_next(dir))) {
-		struct pci_func func = {0}, *grown;
-
-		if (pci_addr_parse(name, &func.address) < 0 ||
-		    read_func(devices_fd, name, &func) < 0)
-			continue;
-		if (tree->n_funcs == PCI_MAX_FUNCS)
-			return err_set(reterr, -E2BIG, "more than %d PCI functions", PCI_MAX_FUNCS);
-		grown = reallocarray(tree->funcs, tree->n_funcs + 1, sizeof(func));
-		if (!grown)
-			return err_set(reterr, -ENOMEM, "out of memory");
-		tree->funcs = grown;
-		tree->funcs[tree->n_funcs++] = func;
-	}
-	if (tree->n_funcs > 0)
-		qsort(tree->funcs, tree->n_funcs, sizeof(*tree->funcs), compare_funcs);
-	return 0;
-}
-
-/* Bridges above, and the physical functions of virtual ones. */
-static void relate_funcs(int devices_fd, struct pci_tree *tree)
-{
-	char name[PCI_TEXT_SIZE], text[SYSFS_TEXT_SIZE];
-	pci_addr above;
-
-	for (uint32_t i = 0; i < tree->n_funcs; i++) {
-		struct pci_func *f = &tree->funcs[i];
-		_cleanup_close_ int fd = -EBADF;
-		char *slash;
-
-		pci_addr_text(f->address, name);
-		fd = sysfs_open_dir(devices_fd, name);
-		if (link_address(fd, "physfn", &above) == 0)
-			f->physfn = pci_find(tree, above);
-		if (f->physfn != PCI_NO_INDEX)
-			tree->funcs[f->physfn].n_vfs += tree->funcs[f->physfn].n_vfs == 0;
-		/* ../../../devices/pci0000:00/0000:00:01.0/0000:01:00.0 */
-		if (sysfs_link(devices_fd, name, text) < 0 || !(slash = strrchr(text, '/')))
-			continue;
-		*slash = '\0';
-		if (pci_addr_parse(sysfs_base(text), &above) == 0)
-			f->parent = pci_find(tree, above);
-	}
-}
-
-static int add_stranger(struct pci_tree *tree, uint32_t group, const char *name)
-{
-	struct pci_stranger *grown;
-
-	if (tree->n_strangers == PCI_MAX_FUNCS)
-		return -E2BIG;
-	grown = reallocarray(tree->strangers, tree->n_strangers + 1, sizeof(*grown));
-	if (!grown)
-		return -ENOMEM;
-	tree->strangers = grown;
-	grown += tree->n_strangers++;
-	*grown = (struct pci_stranger){.group = group};
-	proto_text_set(grown->name, sizeof(grown->name), name);
-	return 0;
-}
-
-static int read_members(int group_fd, uint32_t group, struct pci_tree *tree)
-{
-	_cleanup_closedir_ DIR *dir = sysfs_list(group_fd, "devices");
-	const char *name;
-	pci_addr addr;
-	int r = 0;
-
-	while (r == 0 && (name = sysfs_next(dir))) {
-		uint32_t i = pci_addr_parse(name, &addr) < 0 ? PCI_NO_INDEX : pci_find(tree, addr);
-
-		if (i != PCI_NO_INDEX && tree->funcs[i].group == PROTO_NO_GROUP)
-			tree->funcs[i].group = group;
-		/* Unknown, or of another group in the same breath: either way not told apart. */
-		else if (i == PCI_NO_INDEX || tree->funcs[i].group != group)
-			r = add_stranger(tree, group, name);
-	}
-	return r;
-}
-
-static int read_groups(int sysfs_fd, struct pci_tree *tree)
-{
-	_cleanup_closedir_ DIR *dir = sysfs_list(sysfs_fd, GROUPS);
-	char kind[SYSFS_TEXT_SIZE];
-	const char *name;
-	uint64_t group;
-	int r = 0;
-
-	while (r == 0 && (name = sysfs_next(dir))) {
-		_cleanup_close_ int fd = sysfs_open_dir(dirfd(dir), name);
-
-		if (fd < 0 || sysfs_number(name, &group) < 0 || group >= PROTO_NO_GROUP)
-			continue;
-		/* VFIO makes such a group for a device without an IOMMU, when told to. */
-		if (sysfs_text(fd, "name", kind) >= 0 && STR_EQ(kind, "vfio-noiommu")) {
-			for (uint32_t i = 0; i < tree->n_funcs; i++)
-				if (tree->funcs[i].group == group)
-					tree->funcs[i].group = PROTO_NO_GROUP;
-			continue;
-		}
-		r = read_members(fd, (uint32_t)group, tree);
-	}
-	return r;
-}
-
-/* Is an interface up, or part of a bridge or bond? */
-static bool net_configured(int dir_fd)
-{
-	char text[SYSFS_TEXT_SIZE];
-
-	return (read_u32(dir_fd, "flags", 0) & IFF_UP) != 0 ||
-	       (sysfs_text(dir_fd, "operstate", text) >= 0 && STR_EQ(text, "up")) ||
-	       sysfs_link(dir_fd, "master", text) >= 0;
-}
-
-/* Marks every function that @path, a link's target, passes through. */
-static void mark_path(struct pci_tree *tree, char *path, bool console)
-{
-	char *rest, *part = strtok_r(path, "/", &rest);
-	pci_addr addr;
-
-	for (; part; part = strtok_r(NULL, "/", &rest)) {
-		uint32_t i = pci_addr_parse(part, &addr) < 0 ? PCI_NO_INDEX : pci_find(tree, addr);
-
-		if (i == PCI_NO_INDEX)
-			continue;
-		if (console)
-			tree->funcs[i].display = true;
-		else
-			tree->funcs[i].critical = true;
-	}
+		func->n_vfs = MAX_OF(read_u32(dir_fd, "sriov_numvfs", 0), func->n_vfs);
 }
 
 /*
- * Disks and network interfaces by what they hang on. Every disk with a medium counts, mounted or
- * not: nothing keeps it from being mounted, or from being a part of a pool or stack that is,
- * between this look and the bind.
+ * Has a disk a medium, is an interface up, or part of a bridge or bond? Every disk with a medium
+ * counts, mounted or not: nothing keeps it from being mounted, or from being a part of a pool or
+ * stack that is, between this look and the bind.
  */
+static bool is_in_use(int class_fd, const char *name, bool disk)
+{
+	_cleanup_close_ int fd = sysfs_open_dir(class_fd, name);
+	char text[SYSFS_TEXT_SIZE];
+
+	if (disk)
+		return read_u32(fd, "size", 1) != 0;
+	return (read_u32(fd, "flags", 0) & IFF_UP) != 0 ||
+	       (sysfs_text(fd, "operstate", text) >= 0 && STR_EQ(text, "up")) ||
+	       sysfs_link(fd, "master", text) >= 0;
+}
+
+/* The next function that counts and that the rest of a link's target passes through. */
+static struct pci_func *next_on_path(struct pci_tree *tree, char **rest)
+{
+	const char *part;
+	pci_addr addr;
+
+	while ((part = strsep(rest, "/"))) {
+		uint32_t i = pci_addr_parse(part, &addr) < 0 ? PCI_NO_INDEX : pci_find(tree, addr);
+
+		if (i != PCI_NO_INDEX && tree->funcs[i].near)
+			return &tree->funcs[i];
+	}
+	return NULL;
+}
+
+/* Disks and network interfaces by what they hang on. */
 static void read_critical(int sysfs_fd, const char *class, bool disks, struct pci_tree *tree)
 {
 	_cleanup_closedir_ DIR *dir = sysfs_list(sysfs_fd, class);
-	char text[SYSFS_TEXT_SIZE];
 	const char *name;
 
 	while ((name = sysfs_next(dir))) {
-		_cleanup_close_ int fd = sysfs_open_dir(dirfd(dir), name);
+		char text[SYSFS_TEXT_SIZE], path[NAME_MAX + 8], *rest = text;
+		struct pci_func *f;
+		bool in_use = false;
 
-		if (disks ? read_u32(fd, "size", 1) == 0 : !net_configured(fd))
-			continue;
-		if (sysfs_link(dirfd(dir), name, text) >= 0 || sysfs_link(fd, "device", text) >= 0)
-			mark_path(tree, text, false);
+		(void)snprintf(path, sizeof(path), "%s/device", name);
+		if (sysfs_link(dirfd(dir), name, text) < 0)
+			(void)sysfs_link(dirfd(dir), path, text);
+		while ((f = next_on_path(tree, &rest)) &&
+		       (in_use = in_use || is_in_use(dirfd(dir), name, disks)))
+			f->critical = true;
 	}
 }
 
-int pci_scan(int sysfs_fd, struct pci_tree *ret_tree, struct err *reterr)
+bool pci_is_card_class(const struct pci_func *func)
+{
+	uint32_t class = func->class_code >> 8;
+
+	return class >> 8 == PCI_CLASS_VGA >> 8 || class == PCI_CLASS_ACCELERATOR ||
+	       class == PCI_CLASS_AUDIO || class == PCI_CLASS_USB ||
+	       class == PCI_CLASS_SERIAL_OTHER;
+}
+
+void pci_survey(int sysfs_fd, struct pci_tree *tree)
+{
+	char text[SYSFS_TEXT_SIZE], *rest = text;
+	struct pci_func *f;
+
+	for (f = tree->funcs; f < tree->funcs + tree->n_funcs; f++) {
+		_cleanup_close_ int fd = f->near ? pci_open(sysfs_fd, f->address) : -EBADF;
+
+		if (!f->near)
+			continue;
+		read_vfio(fd, f);
+		if (!pci_is_card_class(f))
+			continue;
+		f->boot_vga = read_u32(fd, "boot_vga", 0) != 0;
+		f->display = shows_picture(fd);
+		count_children(fd, f);
+	}
+	for (f = tree->funcs; f < tree->funcs + tree->n_funcs; f++)
+		if (f->physfn != PCI_NO_INDEX && tree->funcs[f->physfn].n_vfs == 0)
+			tree->funcs[f->physfn].n_vfs = 1;
+	read_critical(sysfs_fd, "class/block", true, tree);
+	read_critical(sysfs_fd, "class/net", false, tree);
+	if (sysfs_link(sysfs_fd, "class/graphics/fb0", text) >= 0)
+		while ((f = next_on_path(tree, &rest)))
+			f->display = true;
+}
+
+/* ---- once more ---- */
+
+static bool is_same(const struct pci_func *a, const struct pci_func *b)
+{
+	return a->vendor == b->vendor && a->device == b->device && a->class_code == b->class_code &&
+	       a->group == b->group && a->above == b->above && a->owner == b->owner &&
+	       a->vfio == b->vfio && a->overridden == b->overridden && a->boot_vga == b->boot_vga &&
+	       a->display == b->display && a->critical == b->critical && a->n_mdevs == b->n_mdevs &&
+	       a->n_vfs == b->n_vfs && STR_EQ(a->driver, b->driver);
+}
+
+/* Those of @tree that count, read anew. -ENOENT when one has gone. */
+static int read_near(int sysfs_fd, const struct pci_tree *tree, struct pci_tree *ret_tree)
 {
 	_cleanup_close_ int devices_fd = sysfs_open_dir(sysfs_fd, DEVICES);
-	_cleanup_(pci_tree_done) struct pci_tree tree = {0};
-	char text[SYSFS_TEXT_SIZE];
-	int r;
+	char name[PCI_TEXT_SIZE];
 
-	if (devices_fd < 0)
-		return err_errno(reterr, devices_fd, "cannot read %s of sysfs", DEVICES);
-	r = read_funcs(devices_fd, &tree, reterr);
-	if (r < 0)
-		return r;
-	relate_funcs(devices_fd, &tree);
-	r = read_groups(sysfs_fd, &tree);
-	if (r < 0)
-		return err_errno(reterr, r, "cannot read %s of sysfs", GROUPS);
-	read_critical(sysfs_fd, "class/block", true, &tree);
-	read_critical(sysfs_fd, "class/net", false, &tree);
-	if (sysfs_link(sysfs_fd, "class/graphics/fb0", text) >= 0)
-		mark_path(&tree, text, true);
-	*ret_tree = tree;
-	tree = (struct pci_tree){0};
+	ret_tree->funcs = calloc(tree->n_funcs + 1, sizeof(*tree->funcs));
+	if (!ret_tree->funcs)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < tree->n_funcs; i++) {
+		const struct pci_func *old = &tree->funcs[i];
+		struct pci_func *f = &ret_tree->funcs[ret_tree->n_funcs];
+
+		if (!old->near)
+			continue;
+		*f = (struct pci_func){.address = old->address, .near = true};
+		pci_addr_text(f->address, name);
+		if (read_func(devices_fd, name, f) < 0)
+			return -ENOENT;
+		if (old->listed)
+			f->group = old->group;
+		ret_tree->n_funcs++;
+	}
+	relate_funcs(ret_tree);
 	return 0;
+}
+
+int pci_again(int sysfs_fd, const struct pci_tree *tree, struct err *reterr)
+{
+	_cleanup_(pci_tree_done) struct pci_tree now = {0};
+	char address[PCI_TEXT_SIZE];
+	int r = read_near(sysfs_fd, tree, &now);
+
+	if (r == 0)
+		r = pci_read_groups(sysfs_fd, &now);
+	if (r < 0)
+		return r == -ENOMEM ? err_set(reterr, r, "out of memory")
+				    : err_set(reterr, -EBUSY, "a function has just gone");
+	pci_survey(sysfs_fd, &now);
+	for (const struct pci_func *f = now.funcs; f < now.funcs + now.n_funcs; f++) {
+		if (is_same(&tree->funcs[pci_find(tree, f->address)], f))
+			continue;
+		pci_addr_text(f->address, address);
+		return err_set(reterr, -EBUSY, "%s changed while it was read%s", address,
+			       f->critical ? ": a disk or network is on it" : "");
+	}
+	return now.n_strangers > 0 ? err_set(reterr, -EBUSY, "a group changed while it was read")
+				   : 0;
 }
 
 void pci_tree_done(struct pci_tree *tree)

@@ -26,9 +26,11 @@ int sysfs_text(int dir_fd, const char *name, char ret_text[static SYSFS_TEXT_SIZ
 	ret_text[0] = '\0';
 	if (fd < 0)
 		return -errno;
-	n = fd_read_text(fd, ret_text, SYSFS_TEXT_SIZE);
-	if (n < 0)
-		return (int)n;
+	/* All of an attribute comes at once, and is less than a page. */
+	n = read(fd, ret_text, SYSFS_TEXT_SIZE - 1);
+	ret_text[MAX_OF(n, 0)] = '\0';
+	if (n < 0 || n == SYSFS_TEXT_SIZE - 1)
+		return n < 0 ? -errno : -EFBIG;
 	if (strlen(ret_text) != (size_t)n)
 		return -EINVAL;
 	if (n > 0 && ret_text[n - 1] == '\n')

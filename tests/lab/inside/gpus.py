@@ -220,6 +220,7 @@ def fifty_lives():
     """Bind, boot, look, delete, again and again: nothing piles up."""
     cards = (functions("alone"), functions("second"))
     before = leaks()
+    begun = time.monotonic()
     with Unchanged():
         for n in range(50):
             mine = cards[n % 2]
@@ -228,6 +229,8 @@ def fifty_lives():
             sees(instance, mine)
             delete(instance)
             assert driver(mine[0]) == "bochs-drm", n
+            if n % 10 == 9:
+                print(f"{n + 1} lives in {time.monotonic() - begun:.0f} s", flush=True)
     assert leaks() == before, (before, leaks())
 
 

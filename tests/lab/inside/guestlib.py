@@ -148,6 +148,9 @@ def add_key(instance):
     body = json.dumps({"ssh_pubkey": key().with_suffix(".pub").read_text(encoding="ascii").strip()})
     run("curl", "-sS", "--fail-with-body", "--unix-socket", "/run/qudata/ctl.sock", "-X", "POST", "-H",
         "Content-Type: application/json", "-d", body, f"http://localhost/v1/instances/{instance}/ssh")
+    # The answer says that it is on record; vmmon then brings it into the guest.
+    await_that("the guest takes the key", lambda: ctl("ssh", instance, "--", "-i", key(), "-o", "BatchMode=yes", "true",
+                                                      check=False).returncode == 0, 90)
 
 
 def qemu_pids():
