@@ -66,6 +66,8 @@ ssize_t fd_memfd_check(int fd, size_t max);
  * directory.
  */
 int fd_replace_file(int dirfd, const char *name, const void *data, size_t len, mode_t mode);
+/* The same without the last step: the old content may come back when the machine loses power. */
+int fd_swap_file(int dirfd, const char *name, const void *data, size_t len, mode_t mode);
 
 /* Reads the whole file @name in @dirfd (no symbolic link is followed) like fd_read_text(). */
 ssize_t fd_read_file(int dirfd, const char *name, char *buf, size_t size);

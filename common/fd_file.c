@@ -31,7 +31,7 @@ ssize_t fd_read_text(int fd, char *buf, size_t size)
 	return (ssize_t)used;
 }
 
-int fd_replace_file(int dirfd, const char *name, const void *data, size_t len, mode_t mode)
+int fd_swap_file(int dirfd, const char *name, const void *data, size_t len, mode_t mode)
 {
 	_cleanup_close_ int fd = -EBADF;
 	char temp[NAME_MAX + 1];
@@ -49,11 +49,16 @@ int fd_replace_file(int dirfd, const char *name, const void *data, size_t len, m
 		r = -errno;
 	if (r == 0 && renameat(dirfd, temp, dirfd, name) < 0)
 		r = -errno;
-	if (r < 0) {
+	if (r < 0)
 		(void)unlinkat(dirfd, temp, 0);
-		return r;
-	}
-	return fsync(dirfd) < 0 ? -errno : 0;
+	return r;
+}
+
+int fd_replace_file(int dirfd, const char *name, const void *data, size_t len, mode_t mode)
+{
+	int r = fd_swap_file(dirfd, name, data, len, mode);
+
+	return r == 0 && fsync(dirfd) < 0 ? -errno : r;
 }
 
 ssize_t fd_read_file(int dirfd, const char *name, char *buf, size_t size)

@@ -108,27 +108,41 @@ int config_load(const char *path, struct config *ret_config, struct err *reterr)
 	return 0;
 }
 
-static int find_account(const char *passwd, const char *name, struct account *ret_account,
-			struct err *reterr)
+struct wanted {
+	char name[PROTO_NAME_SIZE + 16];
+	struct account *account; /* borrowed; uid 0: not found yet */
+};
+
+static int take_account(const struct passwd *pw, const struct wanted *w, struct err *reterr)
+{
+	if (!STR_EQ(pw->pw_name, w->name) || w->account->uid != 0)
+		return 0;
+	if (pw->pw_uid == 0 || pw->pw_gid == 0)
+		return err_set(reterr, -EPERM, "user %s has the uid or gid of root", w->name);
+	*w->account = (struct account){.uid = pw->pw_uid, .gid = pw->pw_gid};
+	return 0;
+}
+
+static int find_accounts(const char *passwd, const struct wanted *wanted, size_t n,
+			 struct err *reterr)
 {
 	_cleanup_fclose_ FILE *f = fopen(passwd, "re");
 	const struct passwd *pw;
+	int r = 0;
 
 	if (!f)
 		return err_errno(reterr, -errno, "cannot read %s", passwd);
 	/* Not getpwnam(): it would load name service modules into a root process. */
-	while ((pw = fgetpwent(f)))
-		if (STR_EQ(pw->pw_name, name)) {
-			if (pw->pw_uid == 0 || pw->pw_gid == 0)
-				return err_set(reterr, -EPERM, "user %s has the uid or gid of root",
-					       name);
-			*ret_account = (struct account){.uid = pw->pw_uid, .gid = pw->pw_gid};
-			return 0;
-		}
-	return err_set(
-		reterr, -ENOENT,
-		"user %s is missing; `useradd --system --shell /usr/sbin/nologin %s` makes it",
-		name, name);
+	while (r == 0 && (pw = fgetpwent(f)))
+		for (size_t i = 0; r == 0 && i < n; i++)
+			r = take_account(pw, &wanted[i], reterr);
+	for (size_t i = 0; r == 0 && i < n; i++)
+		if (wanted[i].account->uid == 0)
+			r = err_set(reterr, -ENOENT,
+				    "user %s is missing; `useradd --system --shell "
+				    "/usr/sbin/nologin %s` makes it",
+				    wanted[i].name, wanted[i].name);
+	return r;
 }
 
 static bool same_ids(const struct account *a, const struct account *b)
@@ -161,17 +175,24 @@ static int check_distinct(const struct config *c, struct err *reterr)
 
 int accounts_load(struct config *config, const char *passwd, struct err *reterr)
 {
-	char name[PROTO_NAME_SIZE + 16];
-	int r = find_account(passwd, config->agentd_user, &config->agentd, reterr);
+	const char *const names[] = {config->agentd_user, config->vmmon_user, config->helper_user};
+	struct account *const accounts[] = {&config->agentd, &config->vmmon, &config->helper};
+	struct wanted wanted[ARRAY_LEN(names) + PROTO_MAX_VMS];
+	size_t n = 0;
+	int r;
 
-	if (r == 0)
-		r = find_account(passwd, config->vmmon_user, &config->vmmon, reterr);
-	if (r == 0)
-		r = find_account(passwd, config->helper_user, &config->helper, reterr);
-	for (uint32_t i = 0; r == 0 && i < config->setup.max_vms; i++) {
-		(void)snprintf(name, sizeof(name), "%s%u", config->vm_user_prefix, i);
-		r = find_account(passwd, name, &config->setup.users[i], reterr);
+	for (; n < ARRAY_LEN(names); n++) {
+		(void)snprintf(wanted[n].name, sizeof(wanted[n].name), "%s", names[n]);
+		wanted[n].account = accounts[n];
 	}
+	for (uint32_t i = 0; i < config->setup.max_vms; i++, n++) {
+		(void)snprintf(wanted[n].name, sizeof(wanted[n].name), "%s%u",
+			       config->vm_user_prefix, i);
+		wanted[n].account = &config->setup.users[i];
+	}
+	for (size_t i = 0; i < n; i++)
+		*wanted[i].account = (struct account){0};
+	r = find_accounts(passwd, wanted, n, reterr);
 	return r < 0 ? r : check_distinct(config, reterr);
 }
 

@@ -8,8 +8,8 @@
  *   bind-client PROGRAM CONFIG revoke|release VM
  *   bind-client PROGRAM CONFIG recover [GPU]
  *
- * Exits with 0 when the status is OK, 1 when it is another, 3 when no answer came.
- * Trust: runs in tests, as root.
+ * `ms` is how long the program ran, from its fork to its end. Exits with 0 when the status is OK, 1
+ * when it is another, 3 when no answer came. Trust: runs in tests, as root.
  */
 #include "common/fd.h"
 #include "common/ipc.h"
@@ -19,6 +19,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/wait.h>
+#include <time.h>
 
 static const char *const acts[] = {
 	[BIND_LIST] = "list",     [BIND_TAKE] = "take",       [BIND_GRANT] = "grant",
@@ -81,6 +82,14 @@ static void print_list(int fd, uint32_t bytes)
 	}
 }
 
+static double now_ms(void)
+{
+	struct timespec now;
+
+	(void)clock_gettime(CLOCK_MONOTONIC, &now);
+	return (double)now.tv_sec * 1e3 + (double)now.tv_nsec / 1e6;
+}
+
 static void print(const struct bind_answer *a, int fd)
 {
 	char address[PCI_TEXT_SIZE];
@@ -111,12 +120,14 @@ int main(int argc, char *argv[])
 	struct bind_answer answer;
 	struct pollfd wait = {.events = POLLIN};
 	int pair[2], status;
+	double begun_ms;
 	pid_t pid;
 
 	if (argc < 4 || parse(argc, argv, &req) < 0)
 		usage();
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
 		return 3;
+	begun_ms = now_ms();
 	pid = fork();
 	if (pid == 0) {
 		char *const args[] = {argv[1], (char[]){"--config"}, argv[2], NULL};
@@ -138,8 +149,9 @@ int main(int argc, char *argv[])
 			     WIFSIGNALED(status) ? WTERMSIG(status) : 0);
 		return 3;
 	}
+	(void)waitpid(pid, &status, 0);
+	(void)printf("ms=%.1f\n", now_ms() - begun_ms);
 	memcpy(&answer, buf + sizeof(header), sizeof(answer));
 	print(&answer, fds.n > 0 ? fds.fds[0] : -EBADF);
-	(void)waitpid(pid, &status, 0);
 	return answer.status == PROTO_OK ? 0 : 1;
 }

@@ -273,13 +273,19 @@ static void react_to_console(void)
 		(void)make_link("../../devices", machine_path("%s/%s", fb, text));
 }
 
+/* Of this process and of the child that writes for it. */
 static void let_writes_fail(bool fail)
 {
+	char pids[256], *rest = pids, *word;
 	struct rlimit limit;
 
 	assert(getrlimit(RLIMIT_FSIZE, &limit) == 0);
 	limit.rlim_cur = fail ? 0 : limit.rlim_max;
 	assert(setrlimit(RLIMIT_FSIZE, &limit) == 0);
+	assert(fd_read_file(AT_FDCWD, "/proc/thread-self/children", pids, sizeof(pids)) >= 0);
+	while ((word = strsep(&rest, " ")))
+		if (word[0] != '\0')
+			(void)prlimit(atoi(word), RLIMIT_FSIZE, &limit, NULL);
 }
 
 static void react(bool lie)

@@ -118,12 +118,25 @@ const char *func_guest_driver(const struct lease_func *func);
 bool driver_is(int dirfd, const char *driver);
 
 /*
- * Writes @text to @name below @dirfd in a child that nobody has to wait for. @lock_fd stays open in
- * it, so that the lock is held for as long as the write hangs. -ETIMEDOUT after gpu_write_seconds
- * or at the act's end; -ECANCELED when it was not begun, because that has come.
+ * A child that writes, one attribute after the other, and that nobody has to wait for when a write
+ * hangs. @lock_fd stays open in it, so that the lock is held for as long as that lasts.
  */
-int sysfs_write(const struct bind_env *env, int dirfd, const char *name, const char *text,
-		int lock_fd);
+struct writer {
+	const struct bind_env *env;
+	int fd;    /* to it; -EBADF: it hangs */
+	int pidfd; /* of it */
+};
+
+/* For writes below @dirfd and below /sys. End it in any case. */
+int writer_start(const struct bind_env *env, int dirfd, int lock_fd, struct writer *ret_writer);
+/* Waits until it has let go of the lock, unless it hangs. */
+void writer_end(struct writer *w);
+/*
+ * Writes @text to @name below the writer's @dirfd, or below /sys. -ETIMEDOUT after
+ * gpu_write_seconds or at the act's end, and that is the end of the writer; -ECANCELED when it was
+ * not begun, because that has come.
+ */
+int writer_write(struct writer *w, bool of_func, const char *name, const char *text);
 
 /* ---- func.c: a function to its guest's driver and back ---- */
 

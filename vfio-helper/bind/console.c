@@ -25,18 +25,18 @@ static bool draws_console(const struct job *job, const struct view *view)
 	return false;
 }
 
-static int console_write(const struct job *job, uint32_t number, const char *text)
+static int console_write(struct writer *w, uint32_t number, const char *text)
 {
 	char name[48];
 	int r;
 
 	(void)snprintf(name, sizeof(name), "class/vtconsole/vtcon%u/bind", number);
-	r = sysfs_write(job->env, job->env->sysfs_fd, name, text, job->locks[0]);
+	r = writer_write(w, false, name, text);
 	bind_point("console");
 	return r;
 }
 
-static int framebuffer_write(const struct job *job, uint32_t number, const char *what)
+static int framebuffer_write(struct writer *w, uint32_t number, const char *what)
 {
 	char name[64], device[32];
 	int r;
@@ -44,7 +44,7 @@ static int framebuffer_write(const struct job *job, uint32_t number, const char 
 	(void)snprintf(name, sizeof(name), "bus/platform/drivers/%s/%s", framebuffers[number],
 		       what);
 	(void)snprintf(device, sizeof(device), "%s.0", framebuffers[number]);
-	r = sysfs_write(job->env, job->env->sysfs_fd, name, device, job->locks[0]);
+	r = writer_write(w, false, name, device);
 	bind_point("framebuffer");
 	return r;
 }
@@ -81,6 +81,7 @@ static uint32_t bound_framebuffers(const struct bind_env *env)
 
 int console_release(struct job *job, const struct view *view, struct err *reterr)
 {
+	_cleanup_(writer_end) struct writer w = {.fd = -EBADF, .pidfd = -EBADF};
 	struct lease *l = &job->lease;
 	int r;
 
@@ -90,25 +91,31 @@ int console_release(struct job *job, const struct view *view, struct err *reterr
 	l->consoles = bound_consoles(job->env);
 	l->framebuffers = bound_framebuffers(job->env);
 	r = job_save(job, "console-recorded", reterr);
+	if (r == 0)
+		r = writer_start(job->env, job->env->sysfs_fd, job->locks[0], &w);
 	for (uint32_t i = 0; r == 0 && i < CONSOLES; i++)
 		if (l->consoles & 1u << i)
-			r = console_write(job, i, "0");
+			r = console_write(&w, i, "0");
 	for (uint32_t i = 0; r == 0 && i < ARRAY_LEN(framebuffers); i++)
 		if (l->framebuffers & 1u << i)
-			r = framebuffer_write(job, i, "unbind");
+			r = framebuffer_write(&w, i, "unbind");
 	return r < 0 ? err_errno(reterr, r, "cannot release the framebuffer console") : 0;
 }
 
 void console_take_back(struct job *job)
 {
+	_cleanup_(writer_end) struct writer w = {.fd = -EBADF, .pidfd = -EBADF};
 	struct lease *l = &job->lease;
 
+	if ((l->framebuffers | l->consoles) == 0 ||
+	    writer_start(job->env, job->env->sysfs_fd, job->locks[0], &w) < 0)
+		return;
 	/* The firmware's framebuffer is not there any more once a driver has drawn: that is well.
 	 */
 	for (uint32_t i = ARRAY_LEN(framebuffers); i-- > 0;)
 		if (l->framebuffers & 1u << i)
-			(void)framebuffer_write(job, i, "bind");
+			(void)framebuffer_write(&w, i, "bind");
 	for (uint32_t i = CONSOLES; i-- > 0;)
 		if (l->consoles & 1u << i)
-			(void)console_write(job, i, "1");
+			(void)console_write(&w, i, "1");
 }

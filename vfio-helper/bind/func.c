@@ -6,37 +6,58 @@
  */
 #include "vfio-helper/bind/act.h"
 
+#include "common/fd.h"
+
 #include <fcntl.h>
 
 #define CONFIG_BYTES 64 /* what the kernel shows without CAP_SYS_ADMIN */
 
-/* One write on behalf of a function, below @dirfd. @point is where tests may end the process. */
-static int put(const struct job *job, uint32_t index, int dirfd, const char *name, const char *text,
-	       const char *point, struct err *reterr)
+/* A function that is being changed. */
+struct change {
+	const struct lease_func *f;
+	int dirfd;
+	struct writer writer;
+};
+
+static void change_done(struct change *c)
+{
+	writer_end(&c->writer);
+	c->dirfd = safe_close(c->dirfd);
+}
+
+/* One write on behalf of a function. @point is where tests may end the process. */
+static int put_at(struct change *c, bool of_func, const char *name, const char *text,
+		  const char *point, struct err *reterr)
 {
 	char address[PCI_TEXT_SIZE];
-	int r = sysfs_write(job->env, dirfd, name, text, job->locks[index]);
+	int r = writer_write(&c->writer, of_func, name, text);
 
 	bind_point(point);
 	if (r == 0)
 		return 0;
-	pci_addr_text(job->lease.funcs[index].address, address);
+	pci_addr_text(c->f->address, address);
 	if (r == -ETIMEDOUT)
 		return err_set(reterr, r, "%s: writing %s hangs; only a reboot may end that",
 			       address, name);
 	return err_errno(reterr, r, "%s: cannot write %s", address, name);
 }
 
+static int put(struct change *c, const char *name, const char *text, const char *point,
+	       struct err *reterr)
+{
+	return put_at(c, true, name, text, point, reterr);
+}
+
 /* Tells a driver, or the bus when @driver is "", something about the function. */
-static int tell(const struct job *job, uint32_t index, const char *driver, const char *what,
-		const char *point, struct err *reterr)
+static int tell(struct change *c, const char *driver, const char *what, const char *point,
+		struct err *reterr)
 {
 	char name[80], address[PCI_TEXT_SIZE];
 
 	(void)snprintf(name, sizeof(name),
 		       driver[0] != '\0' ? "bus/pci/drivers/%s/%s" : "bus/pci/%s%s", driver, what);
-	pci_addr_text(job->lease.funcs[index].address, address);
-	return put(job, index, job->env->sysfs_fd, name, address, point, reterr);
+	pci_addr_text(c->f->address, address);
+	return put_at(c, false, name, address, point, reterr);
 }
 
 static int fail(const struct lease_func *f, int r, const char *what, const char *whom,
@@ -48,24 +69,37 @@ static int fail(const struct lease_func *f, int r, const char *what, const char 
 	return err_set(reterr, r, "%s: %s%s", address, what, whom);
 }
 
+/* -ENODEV when the function is gone. End it in any case. */
+static int change_begin(const struct job *job, uint32_t i, struct change *c, struct err *reterr)
+{
+	int r;
+
+	*c = (struct change){.f = &job->lease.funcs[i], .writer = {.fd = -EBADF, .pidfd = -EBADF}};
+	c->dirfd = func_open(job->env, c->f);
+	if (c->dirfd < 0)
+		return fail(c->f, c->dirfd, "is gone", "", reterr);
+	r = writer_start(job->env, c->dirfd, job->locks[i], &c->writer);
+	return r < 0 ? fail(c->f, r, "no process for its writes", "", reterr) : 0;
+}
+
 const char *func_guest_driver(const struct lease_func *func)
 {
 	return func->adopted != 0 ? func->driver : "vfio-pci";
 }
 
 /* From the driver it had to the guest's, by way of none. */
-static int change_driver(const struct job *job, uint32_t i, int dirfd, struct err *reterr)
+static int change_driver(struct change *c, struct err *reterr)
 {
-	const struct lease_func *f = &job->lease.funcs[i];
+	const struct lease_func *f = c->f;
 	int r = 0;
 
 	if (f->driver[0] != '\0')
-		r = tell(job, i, f->driver, "unbind", "function-unbound", reterr);
-	if (r == 0 && !driver_is(dirfd, ""))
+		r = tell(c, f->driver, "unbind", "function-unbound", reterr);
+	if (r == 0 && !driver_is(c->dirfd, ""))
 		r = fail(f, -EBUSY, "could not be taken from ", f->driver, reterr);
 	if (r == 0)
-		r = tell(job, i, "", "drivers_probe", "function-probed", reterr);
-	if (r == 0 && !driver_is(dirfd, func_guest_driver(f)))
+		r = tell(c, "", "drivers_probe", "function-probed", reterr);
+	if (r == 0 && !driver_is(c->dirfd, func_guest_driver(f)))
 		r = fail(f, -EIO, func_guest_driver(f), " did not take it; see the kernel's log",
 			 reterr);
 	return r;
@@ -74,29 +108,32 @@ static int change_driver(const struct job *job, uint32_t i, int dirfd, struct er
 int func_take(const struct job *job, uint32_t i, struct err *reterr)
 {
 	const struct lease_func *f = &job->lease.funcs[i];
-	_cleanup_close_ int dirfd = func_open(job->env, f);
 	const char *guest = func_guest_driver(f);
-	int r = 0;
+	_cleanup_(change_done) struct change c;
+	int r = change_begin(job, i, &c, reterr);
 
-	if (dirfd < 0)
-		return fail(f, dirfd, "is gone", "", reterr);
-	if (!driver_is(dirfd, f->driver))
+	if (r < 0)
+		return r;
+	if (!driver_is(c.dirfd, f->driver))
 		return fail(f, -EBUSY, "is no longer bound to ", f->driver, reterr);
 	if (f->d3cold[0] != '\0')
-		r = put(job, i, dirfd, "d3cold_allowed", "0", "function-d3cold", reterr);
+		r = put(&c, "d3cold_allowed", "0", "function-d3cold", reterr);
 	if (r == 0)
-		r = put(job, i, dirfd, "driver_override", guest, "function-override", reterr);
+		r = put(&c, "driver_override", guest, "function-override", reterr);
 	if (r == 0 && !STR_EQ(f->driver, guest))
-		r = change_driver(job, i, dirfd, reterr);
+		r = change_driver(&c, reterr);
 	/* After the probe: vfio-pci allows the device to sleep when it takes it. */
 	if (r == 0 && f->power[0] != '\0')
-		r = put(job, i, dirfd, "power/control", "on", "function-power", reterr);
+		r = put(&c, "power/control", "on", "function-power", reterr);
 	return r < 0 ? r : node_check(job->env, f->group, reterr);
 }
 
 int func_probe(const struct job *job, uint32_t i, struct err *reterr)
 {
-	return tell(job, i, "", "drivers_probe", "loose-probed", reterr);
+	_cleanup_(change_done) struct change c;
+	int r = change_begin(job, i, &c, reterr);
+
+	return r < 0 ? r : tell(&c, "", "drivers_probe", "loose-probed", reterr);
 }
 
 static int check_sane(const struct lease_func *f, int dirfd, struct err *reterr)
@@ -119,36 +156,35 @@ static int check_sane(const struct lease_func *f, int dirfd, struct err *reterr)
 int func_reset(const struct job *job, uint32_t i, struct err *reterr)
 {
 	const struct lease_func *f = &job->lease.funcs[i];
-	_cleanup_close_ int dirfd = func_open(job->env, f);
-	int r = 0;
+	_cleanup_(change_done) struct change c;
+	int r = change_begin(job, i, &c, reterr);
 
-	if (dirfd < 0)
-		return fail(f, dirfd, "is gone", "", reterr);
+	if (r < 0)
+		return r;
 	/* After an interrupted return it may be the host's again, which must not be reset. */
-	if (!driver_is(dirfd, func_guest_driver(f)))
+	if (!driver_is(c.dirfd, func_guest_driver(f)))
 		return 0;
-	if (faccessat(dirfd, "reset", F_OK, 0) == 0)
-		r = put(job, i, dirfd, "reset", "1", "reset", reterr);
+	if (faccessat(c.dirfd, "reset", F_OK, 0) == 0)
+		r = put(&c, "reset", "1", "reset", reterr);
 	/*
 	 * -ENOTTY: there is no way to reset this function alone. VFIO has then reset all of its
 	 * slot at once when the last descriptor of them was closed.
 	 */
-	return r < 0 && r != -ENOTTY ? r : check_sane(f, dirfd, reterr);
+	return r < 0 && r != -ENOTTY ? r : check_sane(f, c.dirfd, reterr);
 }
 
 /* To the driver that had it, even when another one would come first; to none if none had. */
-static int restore_driver(const struct job *job, uint32_t i, int dirfd, bool on_guest,
-			  struct err *reterr)
+static int restore_driver(struct change *c, bool on_guest, struct err *reterr)
 {
-	const struct lease_func *f = &job->lease.funcs[i];
-	int r = put(job, i, dirfd, "driver_override", f->driver[0] != '\0' ? f->driver : "\n",
+	const struct lease_func *f = c->f;
+	int r = put(c, "driver_override", f->driver[0] != '\0' ? f->driver : "\n",
 		    "return-override", reterr);
 
 	if (r == 0 && on_guest)
-		r = tell(job, i, func_guest_driver(f), "unbind", "return-unbound", reterr);
+		r = tell(c, func_guest_driver(f), "unbind", "return-unbound", reterr);
 	if (r == 0 && f->driver[0] != '\0')
-		r = tell(job, i, "", "drivers_probe", "return-probed", reterr);
-	if (r == 0 && !driver_is(dirfd, f->driver))
+		r = tell(c, "", "drivers_probe", "return-probed", reterr);
+	if (r == 0 && !driver_is(c->dirfd, f->driver))
 		r = fail(f, -EIO, "it did not go back to ",
 			 f->driver[0] != '\0' ? f->driver : "no driver", reterr);
 	return r;
@@ -157,27 +193,27 @@ static int restore_driver(const struct job *job, uint32_t i, int dirfd, bool on_
 int func_return(const struct job *job, uint32_t i, struct err *reterr)
 {
 	const struct lease_func *f = &job->lease.funcs[i];
-	_cleanup_close_ int dirfd = func_open(job->env, f);
+	_cleanup_(change_done) struct change c;
 	char now[PCI_DRIVER_SIZE + 1];
 	bool on_guest;
-	int r = 0;
+	int r = change_begin(job, i, &c, reterr);
 
-	if (dirfd < 0)
-		return fail(f, dirfd, "is gone", "", reterr);
-	link_read(dirfd, "driver", now, sizeof(now));
+	if (r < 0)
+		return r;
+	link_read(c.dirfd, "driver", now, sizeof(now));
 	on_guest = STR_EQ(now, func_guest_driver(f));
 	if (now[0] != '\0' && !on_guest && !STR_EQ(now, f->driver))
 		return fail(f, -EBUSY, "someone has bound it to ", now, reterr);
 	if (f->driver[0] != '\0' && !driver_exists(job->env, f->driver))
 		return fail(f, -ENOENT, "its driver is not loaded any more: ", f->driver, reterr);
 	if (!STR_EQ(now, f->driver))
-		r = restore_driver(job, i, dirfd, on_guest, reterr);
+		r = restore_driver(&c, on_guest, reterr);
 	if (r == 0)
-		r = put(job, i, dirfd, "driver_override",
-			f->override[0] != '\0' ? f->override : "\n", "return-cleared", reterr);
+		r = put(&c, "driver_override", f->override[0] != '\0' ? f->override : "\n",
+			"return-cleared", reterr);
 	if (r == 0 && f->d3cold[0] != '\0')
-		r = put(job, i, dirfd, "d3cold_allowed", f->d3cold, "return-d3cold", reterr);
+		r = put(&c, "d3cold_allowed", f->d3cold, "return-d3cold", reterr);
 	if (r == 0 && f->power[0] != '\0')
-		r = put(job, i, dirfd, "power/control", f->power, "return-power", reterr);
+		r = put(&c, "power/control", f->power, "return-power", reterr);
 	return r;
 }

@@ -95,18 +95,14 @@ int job_lose(struct job *job, uint32_t index, int r, const struct err *why)
 
 static bool is_touched(const struct lease_func *f)
 {
-	return f->step == STEP_TAKING || f->step == STEP_BOUND || f->step == STEP_RETURNING;
+	return f->step == STEP_TAKING || f->step == STEP_BOUND;
 }
 
+/* What was interrupted in it may be done again from its beginning, so that needs no record. */
 static int return_one(struct job *job, uint32_t i, struct err *reterr)
 {
-	int r;
+	int r = func_return(job, i, reterr);
 
-	job->lease.funcs[i].step = STEP_RETURNING;
-	r = job_save(job, "return-recorded", NULL);
-	if (r < 0)
-		return r;
-	r = func_return(job, i, reterr);
 	job->lease.funcs[i].step = STEP_BACK;
 	return r < 0 ? job_lose(job, i, r, reterr) : 0;
 }

@@ -37,7 +37,7 @@ static void digest(const char *name, const void *body, size_t size,
 	struct sha256 s;
 
 	sha256_init(&s);
-	sha256_add(&s, "qudata-gpu-1", 12);
+	sha256_add(&s, "qudata-gpu-2", 12);
 	sha256_add(&s, name, strlen(name) + 1);
 	sha256_add(&s, body, size);
 	sha256_end(&s, ret_sum);
@@ -49,7 +49,7 @@ static int save(int state_fd, const char *name, const void *body, size_t size)
 
 	digest(name, body, size, file);
 	memcpy(file + SHA256_SIZE, body, size);
-	return fd_replace_file(state_fd, name, file, SHA256_SIZE + size, 0600);
+	return fd_swap_file(state_fd, name, file, SHA256_SIZE + size, 0600);
 }
 
 static int load(int state_fd, const char *name, void *ret_body, size_t size)
@@ -192,11 +192,13 @@ int quarantine_save(int state_fd, const struct lease_func *func, const char *why
 {
 	struct quarantine q = {.since_s = (int64_t)time(NULL), .func = *func};
 	char name[64];
+	int r;
 
 	q.func.step = STEP_LOST;
 	proto_text_set(q.why, sizeof(q.why), why);
 	quarantine_name(func->address, name);
-	return save(state_fd, name, &q, sizeof(q));
+	r = save(state_fd, name, &q, sizeof(q));
+	return r == 0 && fsync(state_fd) < 0 ? -errno : r;
 }
 
 int quarantine_remove(int state_fd, pci_addr address)

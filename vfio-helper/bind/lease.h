@@ -27,7 +27,6 @@ enum lease_step {
 	STEP_UNTOUCHED,
 	STEP_TAKING,
 	STEP_BOUND,
-	STEP_RETURNING,
 	STEP_BACK,
 	STEP_LOST, /* quarantined: nobody touches it */
 	STEP_MAX = STEP_LOST,
@@ -70,6 +69,11 @@ struct quarantine {
 
 /* 0, -ENOENT, -EBADMSG for one that is not to be believed, another errno. */
 int lease_load(int state_fd, const char *vm, struct lease *ret_lease);
+/*
+ * Either the old record or the new one is there after a crash. When the machine loses power it may
+ * be the old one, which says less of what is then as at its start anyway; the first record needs an
+ * fsync of @state_fd besides.
+ */
 int lease_save(int state_fd, const struct lease *lease);
 int lease_remove(int state_fd, const char *vm);
 int quarantine_load(int state_fd, pci_addr address, struct quarantine *ret_q);

@@ -248,6 +248,8 @@ static enum proto_status begin(struct job *job, const struct bind_request *req, 
 		r = remember(job->env, &job->lease.funcs[i], why);
 	if (r == 0)
 		r = job_save(job, "take-recorded", why);
+	if (r == 0 && fsync(job->env->state_fd) < 0)
+		r = err_errno(why, -errno, "cannot write the lease's record");
 	(void)unlock_choosing(job->env->lock_fd);
 	return r < 0 ? act_status(r) : PROTO_OK;
 }

@@ -13,6 +13,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/pidfd.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
 
@@ -77,53 +78,92 @@ bool driver_exists(const struct bind_env *env, const char *driver)
 	return faccessat(env->sysfs_fd, path, F_OK, 0) == 0;
 }
 
-/* In the child: nothing stays open but what it writes below, the lock, and where errors go. */
-static void keep_two(int a, int b)
-{
-	int low = MIN_OF(a, b), high = MAX_OF(a, b);
+/* What the child is told to write; its answer is an errno, or 0. */
+struct write_job {
+	uint32_t of_func; /* 0: @name is below /sys, not below the function */
+	char name[84];
+	char text[40];
+};
 
-	if (low > 3)
-		(void)close_range(3, (unsigned int)low - 1, 0);
-	if (high > low + 1)
-		(void)close_range((unsigned int)low + 1, (unsigned int)high - 1, 0);
-	(void)close_range((unsigned int)high + 1, ~0U, 0);
+/* In the child: nothing stays open but these, and where errors go. */
+static void keep_only(const int fds[static 4])
+{
+	int last = STDERR_FILENO;
+
+	for (int i = 0; i < 4; i++)
+		last = MAX_OF(last, fds[i]);
+	for (int fd = STDERR_FILENO + 1; fd < last; fd++)
+		if (fd != fds[0] && fd != fds[1] && fd != fds[2] && fd != fds[3])
+			(void)close(fd);
+	(void)close_range((unsigned int)last + 1, ~0U, 0);
 }
 
-_noreturn_ static void child_write(int dirfd, const char *name, const char *text, int lock_fd)
+_noreturn_ static void child_main(int fd, int sysfs_fd, int dirfd, int lock_fd)
 {
-	int fd;
+	struct write_job job;
+	int32_t answer;
 
-	keep_two(dirfd, lock_fd);
-	fd = openat(dirfd, name, O_WRONLY | O_TRUNC | O_NOFOLLOW | O_CLOEXEC);
-	/* One write() is one act of the kernel: it is never repeated in parts. */
-	_exit(fd < 0 || write(fd, text, strlen(text)) < 0 ? errno : 0);
+	keep_only((const int[]){fd, sysfs_fd, dirfd, lock_fd});
+	while (read(fd, &job, sizeof(job)) == (ssize_t)sizeof(job)) {
+		int to = openat(job.of_func ? dirfd : sysfs_fd, job.name,
+				O_WRONLY | O_TRUNC | O_NOFOLLOW | O_CLOEXEC);
+
+		/* One write() is one act of the kernel: it is never repeated in parts. */
+		answer = to < 0 || write(to, job.text, strlen(job.text)) < 0 ? errno : 0;
+		(void)safe_close(to);
+		if (write(fd, &answer, sizeof(answer)) != (ssize_t)sizeof(answer))
+			break;
+	}
+	_exit(0);
 }
 
-int sysfs_write(const struct bind_env *env, int dirfd, const char *name, const char *text,
-		int lock_fd)
+int writer_start(const struct bind_env *env, int dirfd, int lock_fd, struct writer *ret_writer)
 {
-	int64_t wait_ms = (int64_t)env->keys.write_seconds * 1000;
-	_cleanup_close_ int pidfd = -EBADF;
-	struct pollfd wait = {.events = POLLIN};
-	siginfo_t info = {0};
+	int pair[2];
 	pid_t pid;
 
-	wait_ms = MIN_OF(wait_ms, env->deadline_ms - now_ms());
-	if (wait_ms <= 0) /* not begun, so nothing hangs */
-		return -ECANCELED;
+	*ret_writer = (struct writer){.env = env, .fd = -EBADF, .pidfd = -EBADF};
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+		return -errno;
+	ret_writer->fd = pair[0];
 	pid = fork();
 	if (pid == 0)
-		child_write(dirfd, name, text, lock_fd);
-	if (pid < 0)
-		return -errno;
-	pidfd = pidfd_open(pid, 0);
-	wait.fd = pidfd;
-	if (pidfd < 0 || poll(&wait, 1, (int)wait_ms) != 1) { /* no signal is expected here */
+		child_main(pair[1], env->sysfs_fd, dirfd, lock_fd);
+	(void)close(pair[1]);
+	ret_writer->pidfd = pid < 0 ? -errno : pidfd_open(pid, 0);
+	return ret_writer->pidfd < 0 ? -errno : 0;
+}
+
+void writer_end(struct writer *w)
+{
+	siginfo_t info;
+	bool idle = w->fd >= 0; /* else it hangs, and is left */
+
+	w->fd = safe_close(w->fd);
+	if (idle && w->pidfd >= 0)
+		(void)waitid(P_PIDFD, (id_t)w->pidfd, &info, WEXITED);
+	w->pidfd = safe_close(w->pidfd);
+}
+
+int writer_write(struct writer *w, bool of_func, const char *name, const char *text)
+{
+	int64_t wait_ms = (int64_t)w->env->keys.write_seconds * 1000;
+	struct write_job job = {.of_func = of_func};
+	struct pollfd wait = {.fd = w->fd, .events = POLLIN};
+	int32_t answer;
+
+	wait_ms = MIN_OF(wait_ms, w->env->deadline_ms - now_ms());
+	if (wait_ms <= 0) /* not begun, so nothing hangs */
+		return -ECANCELED;
+	if (snprintf(job.name, sizeof(job.name), "%s", name) >= (int)sizeof(job.name) ||
+	    snprintf(job.text, sizeof(job.text), "%s", text) >= (int)sizeof(job.text) ||
+	    write(w->fd, &job, sizeof(job)) != (ssize_t)sizeof(job))
+		return -EIO;
+	if (poll(&wait, 1, (int)wait_ms) != 1) { /* no signal is expected here */
 		/* If it waits for something that a signal ends, nothing happens behind our back. */
-		(void)pidfd_send_signal(pidfd, SIGKILL, NULL, 0);
+		(void)pidfd_send_signal(w->pidfd, SIGKILL, NULL, 0);
+		w->fd = safe_close(w->fd);
 		return -ETIMEDOUT;
 	}
-	if (waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED) < 0)
-		return -errno;
-	return info.si_code == CLD_EXITED ? -info.si_status : -EIO;
+	return read(w->fd, &answer, sizeof(answer)) == (ssize_t)sizeof(answer) ? -answer : -EIO;
 }
