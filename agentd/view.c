@@ -35,6 +35,8 @@ static const char *ready_status(const struct instance *inst)
 	case PROTO_CONTAINER_WAITING:
 	case PROTO_CONTAINER_PULLING:
 	case PROTO_CONTAINER_STARTING:
+	case PROTO_CONTAINER_STOPPED:
+	case PROTO_CONTAINER_GONE:
 		break;
 	}
 	return "pending";

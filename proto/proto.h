@@ -200,21 +200,25 @@ enum proto_health {
 	PROTO_HEALTH_MAX = PROTO_HEALTH_BAD,
 };
 
-/* The tenant's container in a guest. */
+/* The tenant's container, in a guest or on the host; there it has one generation only. */
+#define PROTO_HOST_GENERATION 1
+#define PROTO_GRACE_S_MAX     (7 * 24 * 3600)
 #define PROTO_CONTAINER_LIST(X)                                                                    \
 	X(NONE, "no container is wanted")                                                          \
-	X(WAITING, "waiting for the guest's container engine")                                     \
+	X(WAITING, "waiting for the container engine")                                             \
 	X(PULLING, "pulling the image")                                                            \
 	X(STARTING, "starting the container")                                                      \
 	X(RUNNING, "the container runs")                                                           \
 	X(EXITED, "the container has ended")                                                       \
-	X(FAILED, "the container cannot be run")
+	X(FAILED, "the container cannot be run")                                                   \
+	X(STOPPED, "the container is stopped, as is wanted")                                       \
+	X(GONE, "the container and its data are removed, as is wanted")
 
 enum proto_container_state {
 #define X(name, text) PROTO_CONTAINER_##name,
 	PROTO_CONTAINER_LIST(X)
 #undef X
-		PROTO_CONTAINER_MAX = PROTO_CONTAINER_FAILED,
+		PROTO_CONTAINER_MAX = PROTO_CONTAINER_GONE,
 };
 
 /* Where the tenant's SSH goes, when it is to go into the container. */

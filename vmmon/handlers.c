@@ -75,21 +75,21 @@ void vmmon_on_state(void *ctx, const struct guest *g)
 	server_event(&m->server, PROTO_AGENTD, OP_GUEST_STATE, &ev);
 }
 
-void vmmon_on_container(void *ctx, const struct guest *g, const struct engine_status *status)
+static void tell_container(struct vmmon *m, const char *vm, uint64_t generation,
+			   const struct engine_status *status)
 {
-	struct vmmon *m = ctx;
 	struct container_state_ev ev = {
-		.generation = g->generation,
+		.generation = generation,
 		.state = status->state,
 		.percent = status->percent,
 		.exit_code = status->exit_code,
 	};
 
-	memcpy(ev.vm, g->vm, sizeof(ev.vm));
+	memcpy(ev.vm, vm, sizeof(ev.vm));
 	proto_text_set(ev.id, sizeof(ev.id), status->id);
 	proto_text_set(ev.words, sizeof(ev.words), status->words);
 	if (status->state != PROTO_CONTAINER_PULLING)
-		log_event(LOG_INFO, "container state", LOG_STR("VM", g->vm),
+		log_event(LOG_INFO, "container state", LOG_STR("VM", vm),
 			  LOG_NUM("STATE", status->state), LOG_STR("WORDS", status->words));
 	server_event(&m->server, PROTO_AGENTD, OP_CONTAINER_STATE, &ev);
 }
@@ -105,6 +105,16 @@ void vmmon_on_health(void *ctx, const struct guest *g, enum proto_health health,
 		log_event(LOG_WARNING, "guest is unhealthy", LOG_STR("VM", g->vm),
 			  LOG_STR("WORDS", words));
 	server_event(&m->server, PROTO_AGENTD, OP_GUEST_HEALTH, &ev);
+}
+
+void vmmon_on_container(void *ctx, const struct guest *g, const struct engine_status *status)
+{
+	tell_container(ctx, g->vm, g->generation, status);
+}
+
+void vmmon_on_host_container(void *ctx, const char *instance, const struct engine_status *status)
+{
+	tell_container(ctx, instance, PROTO_HOST_GENERATION, status);
 }
 
 void vmmon_reply(void *ctx, struct ticket *ticket, enum proto_status status, uint32_t n_keys)
@@ -325,31 +335,109 @@ int on_guest_set_keys(struct vmmon *ctx, struct peer *peer, const struct guest_s
 	return guest_set_keys(*slot, TAKE_PTR(text), len, (uint32_t)n_keys, &ticket);
 }
 
-int on_container_set(struct vmmon *ctx, struct peer *peer, const struct container_set_req *req,
-		     struct container_set_rep *rep, struct fdlist *fds)
+/* The wish in the memfd of a request about @vm; @on_host: a container there. */
+static enum proto_status take_wish(struct fdlist *fds, const char *vm, bool on_host,
+				   struct wish *ret_wish)
 {
 	_cleanup_close_ int fd = fdlist_take(fds);
-	_cleanup_(wish_done) struct wish wish = {0};
 	_cleanup_free_ char *text = NULL;
-	struct guest **slot = find_guest(ctx, req->vm);
 	struct err err = {0};
 	size_t len = 0;
 	int r;
 
-	(void)peer;
-	(void)rep;
 	if (read_sealed(fd, PROTO_WISH_MAX, &text, &len) < 0 || !text)
 		return PROTO_INVALID;
-	r = wish_parse(text, len, &wish, &err);
+	r = wish_parse(text, len, on_host ? vm : NULL, ret_wish, &err);
 	explicit_bzero(text, len);
-	if (r < 0) {
-		log_event(LOG_WARNING, "agentd sent a wish that is not one", LOG_STR("VM", req->vm),
-			  LOG_STR("WHY", err.text));
+	if (r == 0)
+		return PROTO_OK;
+	log_event(LOG_WARNING, "agentd sent a wish that is not one", LOG_STR("VM", vm),
+		  LOG_STR("WHY", err.text));
+	return PROTO_INVALID;
+}
+
+int on_container_set(struct vmmon *ctx, struct peer *peer, const struct container_set_req *req,
+		     struct container_set_rep *rep, struct fdlist *fds)
+{
+	_cleanup_(wish_done) struct wish wish = {0};
+	struct guest **slot = find_guest(ctx, req->vm);
+
+	(void)peer;
+	(void)rep;
+	if (take_wish(fds, req->vm, false, &wish) != PROTO_OK)
 		return PROTO_INVALID;
-	}
 	if (!slot || (*slot)->generation != req->generation)
 		return PROTO_NOT_FOUND;
 	return guest_set_container(*slot, &wish);
+}
+
+/* Containers on this host. */
+
+static struct host_container *find_host(struct vmmon *m, const char *instance)
+{
+	for (size_t i = 0; i < PROTO_MAX_VMS; i++)
+		if (m->hosts[i] && STR_EQ(m->hosts[i]->instance, instance))
+			return m->hosts[i];
+	return NULL;
+}
+
+/* The one of @instance, known or not; NULL when there is no room or memory. */
+static struct host_container *take_host(struct vmmon *m, const char *instance)
+{
+	struct host_container *h = find_host(m, instance);
+
+	for (size_t i = 0; !h && i < PROTO_MAX_VMS; i++) {
+		if (m->hosts[i] && !host_container_is_gone(m->hosts[i]))
+			continue;
+		host_container_free(TAKE_PTR(m->hosts[i]));
+		h = m->hosts[i] = host_container_new(&m->host_env, instance);
+	}
+	return h;
+}
+
+int on_host_run(struct vmmon *ctx, struct peer *peer, const struct host_run_req *req,
+		struct host_run_rep *rep, struct fdlist *fds)
+{
+	_cleanup_(wish_done) struct wish wish = {0};
+	struct host_container *h;
+
+	(void)peer;
+	if (take_wish(fds, req->vm, true, &wish) != PROTO_OK)
+		return PROTO_INVALID;
+	h = take_host(ctx, req->vm);
+	if (!h)
+		return PROTO_LIMIT;
+	container_set_wish(h->container, &wish);
+	rep->state = container_status(h->container)->state;
+	return PROTO_OK;
+}
+
+int on_host_stop(struct vmmon *ctx, struct peer *peer, const struct host_stop_req *req,
+		 struct host_stop_rep *rep, struct fdlist *fds)
+{
+	struct host_container *h = take_host(ctx, req->vm);
+
+	(void)peer;
+	(void)fds;
+	if (!h)
+		return PROTO_LIMIT;
+	container_stop(h->container, req->grace_s);
+	rep->state = container_status(h->container)->state;
+	return PROTO_OK;
+}
+
+int on_host_remove(struct vmmon *ctx, struct peer *peer, const struct host_remove_req *req,
+		   struct host_remove_rep *rep, struct fdlist *fds)
+{
+	struct host_container *h = take_host(ctx, req->vm);
+
+	(void)peer;
+	(void)fds;
+	if (!h)
+		return PROTO_LIMIT;
+	container_remove(h->container);
+	rep->state = container_status(h->container)->state;
+	return PROTO_OK;
 }
 
 /* A read of a container's log that is not answered yet. */
@@ -381,18 +469,20 @@ int on_container_logs(struct vmmon *ctx, struct peer *peer, const struct contain
 		      struct container_logs_rep *rep, struct fdlist *fds)
 {
 	struct guest **slot = find_guest(ctx, req->vm);
+	const struct host_container *host = find_host(ctx, req->vm);
+	struct container *container = host ? host->container : slot ? (*slot)->container : NULL;
 	struct log_read *read;
 	int r;
 
 	(void)rep;
 	(void)fds;
-	if (!slot || !(*slot)->container)
+	if (!container)
 		return PROTO_NOT_FOUND;
 	read = malloc(sizeof(*read));
 	if (!read)
 		return PROTO_FAILED;
 	*read = (struct log_read){ctx, server_defer(peer)};
-	r = container_logs((*slot)->container, req->lines, on_container_log, read);
+	r = container_logs(container, req->lines, on_container_log, read);
 	if (r == 0)
 		return PROTO_DEFERRED;
 	free(read);

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * vmmon: follows running VMs over QMP, serial console, readiness port and SSH, as agentd asks.
- * Trust: runs as qudata-mon; reads requests of agentd and whatever guests and their QEMUs send.
+ * vmmon: follows running VMs over QMP, serial console, readiness port and SSH, and containers on
+ * this host, as agentd asks.
+ * Trust: runs as qudata-mon; reads requests of agentd, whatever guests and their QEMUs send, and
+ * the answers of this host's container engine.
  */
 #include "common/conf.h"
 #include "common/ipc.h"
@@ -43,6 +45,15 @@ static const struct conf_key config_keys[] = {
 	 CONF_MEMBER(struct vmmon_config, unhealthy_after_s),
 	 .low = 5,
 	 .high = 3600},
+	{.name = "engine_socket",
+	 .type = CONF_PATH,
+	 CONF_MEMBER(struct vmmon_config, engine_socket)},
+	{.name = "engine_rootful",
+	 .type = CONF_BOOL,
+	 CONF_MEMBER(struct vmmon_config, engine_rootful)},
+	{.name = "engine_unlimited",
+	 .type = CONF_BOOL,
+	 CONF_MEMBER(struct vmmon_config, engine_unlimited)},
 };
 
 static const struct vmmon_config config_defaults = {
@@ -56,6 +67,7 @@ static const struct vmmon_config config_defaults = {
 	.run_dir = "/run/qudata-mon",
 	.metrics_interval_ms = 500,
 	.unhealthy_after_s = 60,
+	.engine_socket = "/run/qudata-engine/podman.sock",
 };
 
 /* The default file may be missing; one that was named must be there. */
@@ -217,6 +229,14 @@ static int open_loop(struct vmmon *m, struct err *reterr)
 		.on_health = vmmon_on_health,
 		.reply = vmmon_reply,
 	};
+	m->host_env = (struct host_env){
+		.base = m->base,
+		.socket = m->config.engine_socket,
+		.rootful = m->config.engine_rootful,
+		.unlimited = m->config.engine_unlimited,
+		.ctx = m,
+		.on_container = vmmon_on_host_container,
+	};
 	return helper_client_init(&m->helper, m->base, m->config.helper_socket);
 }
 
@@ -237,6 +257,8 @@ static void close_all(struct vmmon *m)
 {
 	for (size_t i = 0; i < PROTO_MAX_VMS; i++)
 		guest_free(TAKE_PTR(m->guests[i]));
+	for (size_t i = 0; i < PROTO_MAX_VMS; i++)
+		host_container_free(TAKE_PTR(m->hosts[i]));
 	helper_client_done(&m->helper);
 	server_done(&m->server);
 	if (m->listening)

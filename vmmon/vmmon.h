@@ -9,6 +9,7 @@
 #include "common/server.h"
 #include "vmmon/guest.h"
 #include "vmmon/helper_client.h"
+#include "vmmon/host.h"
 #include "vmmon/keys.h"
 
 #define VMMON_PATH_SIZE 108
@@ -25,6 +26,9 @@ struct vmmon_config {
 	char run_dir[VMMON_PATH_SIZE];
 	uint32_t metrics_interval_ms; /* 0: no figures of guests */
 	uint32_t unhealthy_after_s;
+	char engine_socket[VMMON_PATH_SIZE]; /* of containers on this host */
+	bool engine_rootful;                 /* one that runs as root will do */
+	bool engine_unlimited;               /* one that cannot limit containers will do */
 };
 
 /* An enrolment that waits for vfio-helper. */
@@ -48,6 +52,8 @@ struct vmmon {
 	struct guest_env env;
 	struct guest *guests[PROTO_MAX_VMS]; /* NULL: the slot is free */
 	struct enrolment enrolments[PROTO_MAX_VMS];
+	struct host_env host_env;
+	struct host_container *hosts[PROTO_MAX_VMS]; /* on this host; NULL: the slot is free */
 };
 
 /* handlers.c: for struct server_config and struct guest_env. */
@@ -56,4 +62,5 @@ int vmmon_dispatch(void *ctx, struct peer *peer, const struct proto_op *op,
 void vmmon_on_state(void *ctx, const struct guest *g);
 void vmmon_on_container(void *ctx, const struct guest *g, const struct engine_status *status);
 void vmmon_on_health(void *ctx, const struct guest *g, enum proto_health health, const char *words);
+void vmmon_on_host_container(void *ctx, const char *instance, const struct engine_status *status);
 void vmmon_reply(void *ctx, struct ticket *ticket, enum proto_status status, uint32_t n_keys);

@@ -1,18 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Drives vmmon's engine client against an engine on this machine: prints each status, obeys lines.
- *   engine-try SOCKET WAIT_MS [SSH_PORT KEY_FILE HOST_KEY]
- * With the last three, through the SSH server there as root, as vmmon reaches a guest.
- * Orders on standard input: "wish FILE", "keys FILE", "up", "down", "logs". Prints JSON, one object
- * a line. Trust: a test.
+ *   engine-try SOCKET WAIT_MS [SSH_PORT KEY_FILE HOST_KEY | INSTANCE ROOTFUL]
+ * With the three, through the SSH server there as root, as vmmon reaches a guest; with the two, for
+ * that instance on this host, where ROOTFUL, yes or no, says whether root's engine will do.
+ * Orders on standard input: "wish FILE", "keys FILE", "up", "down", "stop", "remove", "logs".
+ * Prints JSON, one object a line.
+ * Trust: a test.
  */
-#include "tests/engine/link_unix.h"
 #include "vmmon/engine/engine.h"
 #include "vmmon/engine/link_ssh.h"
+#include "vmmon/engine/link_unix.h"
 
 #include <fcntl.h>
 
+#define STOP_GRACE_S 1
+
 static struct engine *engine;
+static const char *instance;
 static struct event_base *base;
 
 static void print(json_t *json)
@@ -27,8 +32,8 @@ static void print(json_t *json)
 
 static void on_status(void *ctx, const struct engine_status *s)
 {
-	static const char *const words[] = {"none",    "waiting", "pulling", "starting",
-					    "running", "exited",  "failed"};
+	static const char *const words[] = {"none",   "waiting", "pulling", "starting", "running",
+					    "exited", "failed",  "stopped", "gone"};
 	static const char *const logins[] = {"none", "trying", "container", "vm"};
 
 	(void)ctx;
@@ -58,7 +63,7 @@ static void set_wish(const char *path)
 	struct err err = {0};
 	struct wish wish;
 
-	if (n >= 0 && wish_parse(text, (size_t)n, &wish, &err) == 0)
+	if (n >= 0 && wish_parse(text, (size_t)n, instance, &wish, &err) == 0)
 		engine_set_wish(engine, &wish);
 	else
 		print(json_pack("{s:s}", "refused", err.text));
@@ -94,6 +99,10 @@ static void on_order(evutil_socket_t fd, short what, void *arg)
 		set_keys(line + 5);
 	else if (STR_EQ(line, "logs") && engine_logs(engine, 100, 65536, on_logs, NULL) < 0)
 		on_logs(NULL, -1, NULL, 0);
+	else if (STR_EQ(line, "stop"))
+		engine_stop(engine, STOP_GRACE_S);
+	else if (STR_EQ(line, "remove"))
+		engine_remove(engine);
 	else if (STR_EQ(line, "up") || STR_EQ(line, "down"))
 		engine_set_up(engine, STR_EQ(line, "up"));
 }
@@ -122,14 +131,18 @@ int main(int argc, char *argv[])
 		.ctx = argv + 3,
 		.start = start_session,
 	};
+	struct link_unix_config local = {.path = argv[1]};
 	struct engine_config config = {
 		.on_status = on_status, .on_keys = on_keys, .steady_ms = 2500};
 	struct event *orders;
 
-	if (argc != 3 && argc != 6)
+	if (argc != 3 && argc != 5 && argc != 6)
 		return 2;
-	base = config.base = event_base_new();
-	config.link = argc == 6 ? link_ssh_new(&ssh) : link_unix_new(base, argv[1]);
+	instance = config.instance = argc == 5 ? argv[3] : NULL;
+	config.socket = argv[1];
+	local.rootful = argc != 5 || STR_EQ(argv[4], "yes");
+	base = local.base = config.base = event_base_new();
+	config.link = argc == 6 ? link_ssh_new(&ssh) : link_unix_new(&local);
 	config.wait_ms = (uint32_t)strtoul(argv[2], NULL, 10);
 	engine = engine_new(&config);
 	(void)setvbuf(stdin, NULL, _IONBF, 0);

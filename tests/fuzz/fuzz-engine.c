@@ -69,11 +69,13 @@ static void fuzz_answers(const char *text, size_t size)
 	char id[ANSWER_ID_SIZE], message[ANSWER_TEXT_SIZE];
 	unsigned int version, exit_code;
 	enum answer_gpus gpus;
+	bool has;
 
 	if (answer_version(text, size, &version) == 0)
 		assert(version >= ANSWER_API_MIN);
 	if (answer_gpus(text, size, &gpus) == 0)
 		assert(gpus <= ANSWER_GPUS_CDI);
+	(void)answer_has_limits(text, size, &has);
 	if (answer_container(text, size, &c) == 0)
 		assert(strlen(c.id) == 64 && c.exit_code <= 255 && c.restarts <= INT32_MAX);
 	if (answer_exec(text, size, &exit_code) == 0)
@@ -120,7 +122,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (size == 0)
 		return 0;
 	text = strndup((const char *)data + 1, size - 1);
-	switch (data[0] % 6) {
+	switch (data[0] % 7) {
 	case 5:
 		fuzz_login((const char *)data + 1, size - 1);
 		break;
@@ -137,8 +139,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		fuzz_texts(text);
 		break;
 	default:
-		if (wish_parse((const char *)data + 1, size - 1, &wish, NULL) == 0) {
+		if (wish_parse((const char *)data + 1, size - 1,
+			       data[0] % 7 == 4 ? NULL : "0123456789abcdef", &wish, NULL) == 0) {
 			assert(strstr(wish.create, wish.hash) && wish.pull);
+			assert(!wish.network == (data[0] % 7 == 4));
 			wish_done(&wish);
 		}
 	}

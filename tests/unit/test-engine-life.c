@@ -281,7 +281,7 @@ static void rig_begin(struct rig *rig, const char *text)
 	config.link = &rig->link;
 	rig->engine = engine_new(&config);
 	assert_non_null(rig->engine);
-	assert_int_equal(wish_parse(text, strlen(text), &wish, NULL), 0);
+	assert_int_equal(wish_parse(text, strlen(text), NULL, &wish, NULL), 0);
 	(void)event_base_loopexit(rig->base, &guard);
 	engine_set_wish(rig->engine, &wish);
 	engine_set_up(rig->engine, true);

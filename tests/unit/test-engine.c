@@ -562,7 +562,7 @@ static void test_commands_against_sh(void **state)
 
 static int parse(const char *text, struct wish *wish)
 {
-	return wish_parse(text, strlen(text), wish, NULL);
+	return wish_parse(text, strlen(text), NULL, wish, NULL);
 }
 
 static void test_wish(void **state)

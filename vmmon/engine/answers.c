@@ -99,6 +99,23 @@ int answer_gpus(const char *body, size_t len, enum answer_gpus *ret_gpus)
 	return 0;
 }
 
+int answer_has_limits(const char *body, size_t len, bool *ret_has)
+{
+	static const char *const members[] = {"MemoryLimit", "CpuCfsQuota", "PidsLimit"};
+	_cleanup_json_ json_t *json = load(body, len);
+	bool all = true;
+
+	for (size_t i = 0; i < ARRAY_LEN(members); i++) {
+		const json_t *value = json_object_get(json, members[i]);
+
+		if (!json_is_boolean(value))
+			return -EBADMSG;
+		all &= json_is_true(value);
+	}
+	*ret_has = all;
+	return 0;
+}
+
 static bool take_id(const json_t *json, char ret_id[static ANSWER_ID_SIZE])
 {
 	const char *id = json_string_value(json_object_get(json, "Id"));
@@ -115,6 +132,7 @@ int answer_container(const char *body, size_t len, struct answer_container *ret_
 	const json_t *state = json_object_get(json, "State");
 	const json_t *running = json_object_get(state, "Running");
 	const json_t *restarting = json_object_get(state, "Restarting");
+	const json_t *host = json_object_get(json, "HostConfig");
 	const json_t *labels = json_object_get(json_object_get(json, "Config"), "Labels");
 	json_int_t code = json_integer_value(json_object_get(state, "ExitCode"));
 	json_int_t restarts = json_integer_value(json_object_get(json, "RestartCount"));
@@ -129,6 +147,7 @@ int answer_container(const char *body, size_t len, struct answer_container *ret_
 	c.exit_code = code >= 0 && code <= 255 ? (unsigned int)code : 255;
 	printable(c.hash, sizeof(c.hash),
 		  json_string_value(json_object_get(labels, "qudata.wish")));
+	c.disk_bounded = json_object_get(json_object_get(host, "StorageOpt"), "size") != NULL;
 	printable(c.error, sizeof(c.error), json_string_value(json_object_get(state, "Error")));
 	printable(c.started, sizeof(c.started),
 		  json_string_value(json_object_get(state, "StartedAt")));
@@ -269,6 +288,9 @@ enum trouble_kind trouble_of(const char *text)
 	} table[] = {
 		{"no space left", TROUBLE_SPACE},
 		{"disk quota exceeded", TROUBLE_SPACE},
+		{"storage-opt", TROUBLE_QUOTA},
+		{"storage option", TROUBLE_QUOTA},
+		{"pquota", TROUBLE_QUOTA},
 		{"no matching manifest", TROUBLE_PLATFORM},
 		{"does not match the specified platform", TROUBLE_PLATFORM},
 		{"image operating system", TROUBLE_PLATFORM},

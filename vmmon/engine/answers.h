@@ -32,10 +32,14 @@ enum answer_gpus {
 /* What /info says of it; the toolkit first. -EBADMSG when it does not say. */
 int answer_gpus(const char *body, size_t len, enum answer_gpus *ret_gpus);
 
+/* Does the engine limit memory, processor time and processes? -EBADMSG when it does not say. */
+int answer_has_limits(const char *body, size_t len, bool *ret_has);
+
 struct answer_container {
 	char id[ANSWER_ID_SIZE];
 	char hash[ANSWER_HASH_SIZE];    /* of its label; "" without one */
 	bool running;                   /* its process runs */
+	bool disk_bounded;              /* its own file system has a limit */
 	bool restarting;                /* it does not, but the engine will start it again */
 	unsigned int restarts;          /* by the engine, since it was started by someone else */
 	unsigned int exit_code;         /* unless it runs: of the last run, 0 to 255 */
@@ -78,7 +82,8 @@ enum trouble_kind {
 	TROUBLE_DENIED,
 	TROUBLE_SPACE,
 	TROUBLE_PLATFORM,
-	TROUBLE_PORT,    /* taken by something else in the guest */
+	TROUBLE_QUOTA,   /* the engine cannot limit a container's disk */
+	TROUBLE_PORT,    /* taken by something else */
 	TROUBLE_GPU,     /* the guest cannot give them to a container */
 	TROUBLE_CERT,    /* of the registry: it does not verify */
 	TROUBLE_NO_TLS,  /* the registry speaks none */

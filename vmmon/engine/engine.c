@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The state machine of a guest's container.
+ * The state machine of a container.
  * Trust: runs in vmmon; reads answers of a container engine in a guest, which its tenant owns.
  *
  * One request after the other brings the container to what is wanted (struct phase); beside them a
@@ -14,7 +14,8 @@
 
 #define RETRY_FIRST_MS 500
 #define RETRY_LAST_MS  15000
-#define LOOK_PAUSE_MS  250 /* between two looks, however many events come */
+#define LOOK_PAUSE_MS  250   /* between two looks, however many events come */
+#define RESYNC_MS      30000 /* on this host: between two looks without an event */
 #define PULL_TRIES     5
 #define SHORT_MS       30000  /* of silence, for what is done at once */
 #define LONG_MS        180000 /* of silence, for what disks and registries take their time with */
@@ -24,11 +25,16 @@ enum phase {
 	PHASE_IDLE, /* nothing to ask, or waiting for the clock or an event */
 	PHASE_PING,
 	PHASE_VERSION,
-	PHASE_INFO,   /* only for GPUs */
-	PHASE_FIND,   /* is there a container, and is it this one? */
-	PHASE_REMOVE, /* it is another */
-	PHASE_IMAGE,  /* is the image there? */
+	PHASE_INFO, /* only for GPUs, and on this host */
+	PHASE_FIND, /* is there a container, and is it this one? */
+	PHASE_STOP,
+	PHASE_REMOVE,         /* it is another, or none is wanted */
+	PHASE_REMOVE_VOLUME,  /* of a container that is not wanted any more, on this host */
+	PHASE_REMOVE_NETWORK, /* likewise */
+	PHASE_IMAGE,          /* is the image there? */
 	PHASE_PULL,
+	PHASE_FIND_NETWORK, /* on this host */
+	PHASE_NETWORK,      /* likewise */
 	PHASE_CREATE,
 	PHASE_START,
 	PHASE_LOOK, /* what has become of it? */
@@ -44,11 +50,23 @@ struct logs {
 	void *arg;
 };
 
+enum goal {
+	GOAL_NONE,
+	GOAL_RUN, /* the wish */
+	GOAL_STOP,
+	GOAL_REMOVE,
+};
+
 struct engine {
 	struct engine_config config;
 	struct engine_status status;
 	struct wish wish;
-	bool has_wish, up;
+	char name[WISH_NAME_SIZE], volume[WISH_NAME_SIZE];
+	enum goal goal;
+	uint32_t grace_s;
+	bool up;
+	bool unbounded;    /* the engine cannot limit a container's disk */
+	bool failing;      /* FAILED stands while it is tried again */
 	bool answered;     /* the engine, since the guest came up */
 	uint64_t since_ms; /* when the guest came up */
 	unsigned int version;
@@ -127,24 +145,97 @@ static void halt(struct engine *e)
 	e->look_again = e->settling = false;
 }
 
-static void give_up(struct engine *e, const char *words)
+static bool on_host(const struct engine *e)
+{
+	return e->config.instance != NULL;
+}
+
+/* Where the engine is, for people. */
+static const char *place(const struct engine *e)
+{
+	return on_host(e) ? "host" : "guest";
+}
+
+/* Says that it has failed, and goes on trying. */
+static void fail_for_now(struct engine *e, const char *words)
 {
 	halt(e);
+	e->failing = true;
 	enter(e, PROTO_CONTAINER_FAILED, words);
+	arm(e, e->retry_ms);
+	e->retry_ms = MIN_OF(e->retry_ms * 2, (uint32_t)RETRY_LAST_MS);
+}
+
+static void give_up(struct engine *e, const char *words)
+{
+	if (e->goal != GOAL_RUN) {
+		fail_for_now(e, words);
+		return;
+	}
+	halt(e);
+	enter(e, PROTO_CONTAINER_FAILED, words);
+}
+
+/* It is as is wanted, and there is nothing to follow. */
+static void reached(struct engine *e, enum proto_container_state state)
+{
+	halt(e);
+	enter(e, state, "");
 }
 
 static void retry(struct engine *e, enum proto_container_state state, const char *words)
 {
 	halt(e);
-	enter(e, state, words);
+	if (!e->failing)
+		enter(e, state, words);
 	arm(e, e->retry_ms);
 	e->retry_ms = MIN_OF(e->retry_ms * 2, (uint32_t)RETRY_LAST_MS);
+}
+
+/* From now on an engine that does not come back is called missing. */
+static void lose_sight(struct engine *e)
+{
+	e->answered = false;
+	e->since_ms = rpc_now_ms();
+}
+
+/* Why there is no engine on this host, and what helps. */
+static void missing_on_host(struct engine *e, int error)
+{
+	const char *path = e->config.socket;
+	char words[ANSWER_TEXT_SIZE];
+
+	if (error == -EPERM)
+		(void)snprintf(words, sizeof(words),
+			       "the container engine at %.80s runs as root, and so would be root "
+			       "whoever uses it: use rootless podman, or set engine_rootful = yes "
+			       "in vmmon.conf",
+			       path);
+	else if (error == -EACCES)
+		(void)snprintf(words, sizeof(words),
+			       "vmmon's user may not open the container engine's socket %.100s: "
+			       "give its group access",
+			       path);
+	else
+		(void)snprintf(words, sizeof(words),
+			       "no container engine answers on this host at %.100s: start it, or "
+			       "set engine_socket in vmmon.conf",
+			       path);
+	fail_for_now(e, words);
 }
 
 /* There was no answer, or one that makes no sense. */
 static void no_answer(struct engine *e, int error)
 {
-	if (!e->answered && rpc_now_ms() - e->since_ms >= e->config.wait_ms) {
+	bool refused = error == -EPERM || error == -EACCES;
+
+	if (on_host(e) && e->answered)
+		lose_sight(e);
+	else if (on_host(e) && (refused || rpc_now_ms() - e->since_ms >= e->config.wait_ms)) {
+		missing_on_host(e, error);
+		return;
+	}
+	if (!on_host(e) && !e->answered && rpc_now_ms() - e->since_ms >= e->config.wait_ms) {
 		give_up(e, "no container engine answers in the guest at /var/run/docker.sock: an "
 			   "image needs a base image with one, such as debian-12-engine");
 		return;
@@ -160,16 +251,17 @@ static void refused(struct engine *e, const struct call_result *result, const ch
 
 	answer_message(result->body, result->len, message);
 	if (trouble_of(message) == TROUBLE_SPACE)
-		(void)snprintf(words, sizeof(words), "no space is left on the guest's disk");
+		(void)snprintf(words, sizeof(words), "no space is left on the %s's disk", place(e));
 	else if (trouble_of(message) == TROUBLE_GPU)
 		(void)snprintf(words, sizeof(words),
-			       "the instance has GPUs, but the guest's container engine cannot "
+			       "the instance has GPUs, but the %s's container engine cannot "
 			       "give them to a container (are the NVIDIA driver and container "
-			       "toolkit in the base image?): %.90s",
-			       message);
+			       "toolkit there?): %.90s",
+			       place(e), message);
 	else if (trouble_of(message) == TROUBLE_PORT)
 		(void)snprintf(words, sizeof(words),
-			       "%s: one of its ports is used by something else in the guest", what);
+			       "%s: one of its ports is used by something else in the %s", what,
+			       place(e));
 	else
 		(void)snprintf(words, sizeof(words), "%s: the engine says: %.180s", what,
 			       message[0] ? message : "nothing");
@@ -188,6 +280,7 @@ static void on_ping(struct engine *e, const struct call_result *r)
 		return;
 	}
 	e->answered = true;
+	e->failing = false;
 	begin(e, PHASE_VERSION);
 }
 
@@ -196,8 +289,10 @@ static void on_version(struct engine *e, const struct call_result *r)
 	int error = r->status == 200 ? answer_version(r->body, r->len, &e->version) : -EBADMSG;
 
 	if (error == -EPROTONOSUPPORT) {
-		give_up(e, "the guest's container engine is too old: its API has to be 1.41 or "
-			   "newer");
+		give_up(e, on_host(e) ? "the host's container engine is too old: its API has to be "
+					"1.41 or newer"
+				      : "the guest's container engine is too old: its API has to "
+					"be 1.41 or newer");
 		return;
 	}
 	if (error < 0) {
@@ -205,7 +300,16 @@ static void on_version(struct engine *e, const struct call_result *r)
 		return;
 	}
 	e->gpus = ANSWER_GPUS_NONE;
-	begin(e, e->wish.gpus ? PHASE_INFO : PHASE_FIND);
+	begin(e, e->goal == GOAL_RUN && (e->wish.gpus || on_host(e)) ? PHASE_INFO : PHASE_FIND);
+}
+
+/* A container without limits would have the whole host. Says whether it is so. */
+static bool lacks_limits(const struct engine *e, const struct call_result *r)
+{
+	bool has = false;
+
+	return on_host(e) && !e->config.unlimited &&
+	       (answer_has_limits(r->body, r->len, &has) < 0 || !has);
 }
 
 static void on_info(struct engine *e, const struct call_result *r)
@@ -214,12 +318,36 @@ static void on_info(struct engine *e, const struct call_result *r)
 		no_answer(e, -EBADMSG);
 		return;
 	}
-	if (e->gpus != ANSWER_GPUS_NONE)
+	if (lacks_limits(e, r))
+		give_up(e, "the container engine cannot limit memory, processors and processes: "
+			   "give its user cgroup v2 with these controllers delegated, or, to do "
+			   "without, set engine_unlimited = yes in vmmon.conf");
+	else if (!e->wish.gpus || e->gpus == ANSWER_GPUS_NVIDIA ||
+		 (e->gpus == ANSWER_GPUS_CDI && !on_host(e)))
 		begin(e, PHASE_FIND);
+	else if (on_host(e))
+		give_up(e, "GPUs were asked for, but the host's container engine has no nvidia "
+			   "runtime: it needs the NVIDIA driver and container toolkit");
 	else
 		give_up(e, "the instance has GPUs, but the guest's container engine has no nvidia "
 			   "runtime and no CDI: its base image needs the NVIDIA driver and "
 			   "container toolkit");
+}
+
+/*
+ * There is none. On this host the registry is asked even for an image that is there: another
+ * instance may have pulled it with a password.
+ */
+static void without_container(struct engine *e)
+{
+	if (e->goal == GOAL_STOP) {
+		reached(e, PROTO_CONTAINER_STOPPED);
+	} else if (e->goal == GOAL_REMOVE) {
+		begin(e, PHASE_REMOVE_VOLUME);
+	} else {
+		e->pull = (struct pull){0};
+		begin(e, on_host(e) ? PHASE_PULL : PHASE_IMAGE);
+	}
 }
 
 static void on_find(struct engine *e, const struct call_result *r)
@@ -227,20 +355,48 @@ static void on_find(struct engine *e, const struct call_result *r)
 	struct answer_container c;
 
 	if (r->status == 404) {
-		begin(e, PHASE_IMAGE);
+		without_container(e);
 		return;
 	}
 	if (r->status != 200 || answer_container(r->body, r->len, &c) < 0) {
 		no_answer(e, -EBADMSG);
 		return;
 	}
-	begin(e, STR_EQ(c.hash, e->wish.hash) ? PHASE_START : PHASE_REMOVE);
+	if (e->goal == GOAL_STOP)
+		begin(e, PHASE_STOP);
+	else
+		begin(e, e->goal == GOAL_RUN && STR_EQ(c.hash, e->wish.hash) ? PHASE_START
+									     : PHASE_REMOVE);
+}
+
+static void on_stop(struct engine *e, const struct call_result *r)
+{
+	if (r->status == 204 || r->status == 304 || r->status == 404)
+		reached(e, PROTO_CONTAINER_STOPPED);
+	else
+		refused(e, r, "the container cannot be stopped");
+}
+
+static void on_remove_volume(struct engine *e, const struct call_result *r)
+{
+	if (r->status == 204 || r->status == 404)
+		begin(e, PHASE_REMOVE_NETWORK);
+	else
+		refused(e, r, "the container's data cannot be removed");
+}
+
+static void on_remove_network(struct engine *e, const struct call_result *r)
+{
+	if (r->status == 200 || r->status == 204 || r->status == 404)
+		reached(e, PROTO_CONTAINER_GONE);
+	else
+		refused(e, r, "the container's network cannot be removed");
 }
 
 static void on_remove(struct engine *e, const struct call_result *r)
 {
 	if (r->status == 204 || r->status == 404)
-		begin(e, PHASE_IMAGE);
+		without_container(e);
 	else if (r->status == 409) /* it is being removed */
 		retry(e, PROTO_CONTAINER_STARTING, "");
 	else
@@ -297,9 +453,8 @@ static void pull_failed(struct engine *e, const char *why)
 		break;
 	case TROUBLE_SPACE:
 		(void)snprintf(words, sizeof(words),
-			       "no space is left on the guest's disk for %.150s: ask for more "
-			       "storage_gb",
-			       image);
+			       "no space is left on the %s's disk for %.150s%s", place(e), image,
+			       on_host(e) ? "" : ": ask for more storage_gb");
 		break;
 	case TROUBLE_PLATFORM:
 		(void)snprintf(words, sizeof(words), "%.180s is not made for this machine (amd64)",
@@ -320,6 +475,7 @@ static void pull_failed(struct engine *e, const char *why)
 	case TROUBLE_NETWORK:
 	case TROUBLE_PORT:
 	case TROUBLE_GPU:
+	case TROUBLE_QUOTA:
 	case TROUBLE_OTHER:
 		(void)snprintf(words, sizeof(words), "pulling %.100s failed: %.130s", image, why);
 		break;
@@ -335,15 +491,46 @@ static void on_pull(struct engine *e, const struct call_result *r)
 	char message[ANSWER_TEXT_SIZE];
 
 	if (r->status == 200 && e->pull.error[0] == '\0') {
-		begin(e, PHASE_CREATE);
+		begin(e, on_host(e) ? PHASE_FIND_NETWORK : PHASE_CREATE);
 		return;
 	}
 	answer_message(r->body, r->len, message);
 	pull_failed(e, r->status == 200 ? e->pull.error : message);
 }
 
+static void on_find_network(struct engine *e, const struct call_result *r)
+{
+	if (r->status == 200 || r->status == 404)
+		begin(e, r->status == 200 ? PHASE_CREATE : PHASE_NETWORK);
+	else
+		refused(e, r, "the container's network cannot be looked for");
+}
+
+static void on_network(struct engine *e, const struct call_result *r)
+{
+	if (r->status == 200 || r->status == 201)
+		begin(e, PHASE_CREATE);
+	else
+		refused(e, r, "the container's network cannot be made");
+}
+
+/* The engine cannot limit the disk; without that limit it will. */
+static bool quota_refused(const struct engine *e, const struct call_result *r)
+{
+	char message[ANSWER_TEXT_SIZE];
+
+	answer_message(r->body, r->len, message);
+	return r->status >= 400 && e->wish.create_unbounded && !e->unbounded &&
+	       trouble_of(message) == TROUBLE_QUOTA;
+}
+
 static void on_create(struct engine *e, const struct call_result *r)
 {
+	if (quota_refused(e, r)) {
+		e->unbounded = true;
+		begin(e, PHASE_CREATE);
+		return;
+	}
 	if (r->status == 409) { /* made by an attempt whose answer was lost */
 		begin(e, PHASE_FIND);
 		return;
@@ -421,9 +608,12 @@ static void arm_look(struct engine *e)
 {
 	uint64_t due, now = rpc_now_ms();
 
-	if (!e->look_again && !e->settling)
+	if (!e->look_again && !e->settling && !on_host(e))
 		return;
-	due = e->look_again ? e->looked_ms + LOOK_PAUSE_MS : e->restarted_ms + e->config.steady_ms;
+	if (e->look_again)
+		due = e->looked_ms + LOOK_PAUSE_MS;
+	else
+		due = e->settling ? e->restarted_ms + e->config.steady_ms : now + RESYNC_MS;
 	arm(e, due > now ? (uint32_t)(due - now) : 0);
 }
 
@@ -433,7 +623,10 @@ static void on_look(struct engine *e, const struct call_result *r)
 	struct answer_container c;
 
 	if (r->status == 404) {
-		give_up(e, "the container was removed in the guest; start the instance again");
+		give_up(e, on_host(e) ? "the container was removed by someone else; start the "
+					"instance again"
+				      : "the container was removed in the guest; start the "
+					"instance again");
 		return;
 	}
 	if (r->status != 200 || answer_container(r->body, r->len, &c) < 0) {
@@ -447,6 +640,9 @@ static void on_look(struct engine *e, const struct call_result *r)
 		next.exit_code = c.exit_code;
 		end_words(&c, next.words);
 		hide(next.words, e->wish.password);
+	} else if (e->wish.create_unbounded && !c.disk_bounded) {
+		(void)snprintf(next.words, sizeof(next.words),
+			       "its disk has no limit: the engine cannot limit it");
 	}
 	if (!c.running || !e->wish.ssh)
 		login_stop(e->login);
@@ -463,42 +659,71 @@ static void on_look(struct engine *e, const struct call_result *r)
 static const struct {
 	const char *method;
 	const char *path; /* behind the version */
+	const char *tail; /* behind the container's name, which comes then; NULL: without both */
 	enum proto_container_state state;
 	uint32_t silence_ms;
 	void (*answer)(struct engine *e, const struct call_result *result);
 } phases[PHASE_COUNT] = {
-	[PHASE_PING] = {"GET", NULL, PROTO_CONTAINER_WAITING, LONG_MS, on_ping},
-	[PHASE_VERSION] = {"GET", NULL, PROTO_CONTAINER_WAITING, SHORT_MS, on_version},
-	[PHASE_INFO] = {"GET", "/info", PROTO_CONTAINER_WAITING, SHORT_MS, on_info},
-	[PHASE_FIND] = {"GET", "/containers/" WISH_CONTAINER "/json", PROTO_CONTAINER_STARTING,
-			SHORT_MS, on_find},
-	[PHASE_REMOVE] = {"DELETE", "/containers/" WISH_CONTAINER "?force=true",
-			  PROTO_CONTAINER_STARTING, LONG_MS, on_remove},
-	[PHASE_IMAGE] = {"GET", NULL, PROTO_CONTAINER_STARTING, SHORT_MS, on_image},
-	[PHASE_PULL] = {"POST", NULL, PROTO_CONTAINER_PULLING, LONG_MS, on_pull},
-	[PHASE_CREATE] = {"POST", "/containers/create?name=" WISH_CONTAINER,
-			  PROTO_CONTAINER_STARTING, LONG_MS, on_create},
-	[PHASE_START] = {"POST", "/containers/" WISH_CONTAINER "/start", PROTO_CONTAINER_STARTING,
-			 LONG_MS, on_start},
-	[PHASE_LOOK] = {"GET", "/containers/" WISH_CONTAINER "/json", PROTO_CONTAINER_RUNNING,
-			SHORT_MS, on_look},
+	[PHASE_PING] = {"GET", "/_ping", NULL, PROTO_CONTAINER_WAITING, LONG_MS, on_ping},
+	[PHASE_VERSION] = {"GET", "/version", NULL, PROTO_CONTAINER_WAITING, SHORT_MS, on_version},
+	[PHASE_INFO] = {"GET", "/info", NULL, PROTO_CONTAINER_WAITING, SHORT_MS, on_info},
+	[PHASE_FIND] = {"GET", "/containers/", "/json", PROTO_CONTAINER_STARTING, SHORT_MS,
+			on_find},
+	[PHASE_STOP] = {"POST", "/containers/", "/stop?t=", PROTO_CONTAINER_STARTING, LONG_MS,
+			on_stop},
+	[PHASE_REMOVE] = {"DELETE", "/containers/", "?force=true", PROTO_CONTAINER_STARTING,
+			  LONG_MS, on_remove},
+	[PHASE_REMOVE_VOLUME] = {"DELETE", "/volumes/", NULL, PROTO_CONTAINER_STARTING, LONG_MS,
+				 on_remove_volume},
+	[PHASE_REMOVE_NETWORK] = {"DELETE", "/networks/", "", PROTO_CONTAINER_STARTING, LONG_MS,
+				  on_remove_network},
+	[PHASE_IMAGE] = {"GET", NULL, NULL, PROTO_CONTAINER_STARTING, SHORT_MS, on_image},
+	[PHASE_PULL] = {"POST", NULL, NULL, PROTO_CONTAINER_PULLING, LONG_MS, on_pull},
+	[PHASE_FIND_NETWORK] = {"GET", "/networks/", "", PROTO_CONTAINER_STARTING, SHORT_MS,
+				on_find_network},
+	[PHASE_NETWORK] = {"POST", "/networks/create", NULL, PROTO_CONTAINER_STARTING, LONG_MS,
+			   on_network},
+	[PHASE_CREATE] = {"POST", "/containers/create?name=", "", PROTO_CONTAINER_STARTING, LONG_MS,
+			  on_create},
+	[PHASE_START] = {"POST", "/containers/", "/start", PROTO_CONTAINER_STARTING, LONG_MS,
+			 on_start},
+	[PHASE_LOOK] = {"GET", "/containers/", "/json", PROTO_CONTAINER_RUNNING, SHORT_MS, on_look},
 };
 
 static void make_path(const struct engine *e, enum phase phase, char path[static PATH_SIZE])
 {
+	const char *tail = phases[phase].tail;
+	size_t size = PATH_SIZE;
 	int n = 0;
 
 	if (phase != PHASE_PING && phase != PHASE_VERSION)
-		n = snprintf(path, PATH_SIZE, "/v%u.%u", e->version / 1000, e->version % 1000);
-	if (phase == PHASE_PING)
-		(void)snprintf(path + n, PATH_SIZE, "/_ping");
-	else if (phase == PHASE_VERSION)
-		(void)snprintf(path + n, PATH_SIZE, "/version");
-	else if (phase == PHASE_IMAGE) /* imageref.c lets nothing through that needs encoding */
-		(void)snprintf(path + n, PATH_SIZE - (size_t)n, "/images/%s/json", e->wish.image);
+		n = snprintf(path, size, "/v%u.%u", e->version / 1000, e->version % 1000);
+	path += n;
+	size -= (size_t)n;
+	if (phase == PHASE_IMAGE) /* imageref.c lets nothing through that needs encoding */
+		(void)snprintf(path, size, "/images/%s/json", e->wish.image);
+	else if (phase == PHASE_PULL)
+		(void)snprintf(path, size, "%s", e->wish.pull);
+	else if (phase == PHASE_STOP)
+		(void)snprintf(path, size, "%s%s%s%u", phases[phase].path, e->name, tail,
+			       e->grace_s);
+	else if (phase == PHASE_REMOVE_VOLUME)
+		(void)snprintf(path, size, "%s%s", phases[phase].path, e->volume);
 	else
-		(void)snprintf(path + n, PATH_SIZE - (size_t)n, "%s",
-			       phase == PHASE_PULL ? e->wish.pull : phases[phase].path);
+		(void)snprintf(path, size, "%s%s%s", phases[phase].path, tail ? e->name : "",
+			       tail ? tail : "");
+}
+
+static const char *body_of(const struct engine *e, enum phase phase)
+{
+	if (phase == PHASE_NETWORK)
+		return e->wish.network;
+	if (phase != PHASE_CREATE)
+		return NULL;
+	if (e->unbounded)
+		return e->wish.create_unbounded;
+	return e->gpus == ANSWER_GPUS_CDI && e->wish.create_cdi ? e->wish.create_cdi
+								: e->wish.create;
 }
 
 /* A connection that broke: is it the pull's, the network's, or is there no engine? */
@@ -527,14 +752,14 @@ static void on_call_done(void *arg, const struct call_result *result)
 static void begin(struct engine *e, enum phase phase)
 {
 	char path[PATH_SIZE];
+	uint32_t grace_ms = phase == PHASE_STOP ? e->grace_s * (uint32_t)MSEC_PER_SEC : 0;
+	int r;
 	const struct call_request request = {
 		.method = phases[phase].method,
 		.path = path,
 		.auth = phase == PHASE_PULL ? e->wish.auth : NULL,
-		.body = phase != PHASE_CREATE        ? NULL
-			: e->gpus == ANSWER_GPUS_CDI ? e->wish.create_cdi
-						     : e->wish.create,
-		.silence_ms = phases[phase].silence_ms,
+		.body = body_of(e, phase),
+		.silence_ms = phases[phase].silence_ms + grace_ms,
 		.arg = e,
 		.on_line = phase == PHASE_PULL ? on_pull_line : NULL,
 		.on_done = on_call_done,
@@ -545,13 +770,14 @@ static void begin(struct engine *e, enum phase phase)
 	if (phase == PHASE_LOOK) {
 		e->look_again = false;
 		e->looked_ms = rpc_now_ms();
-	} else if (e->status.state != phases[phase].state) {
+	} else if (e->status.state != phases[phase].state && !e->failing) {
 		enter(e, phases[phase].state, "");
 	}
 	e->phase = phase;
-	if (call_start(e->config.base, e->config.link, &request, &e->call) < 0) {
+	r = call_start(e->config.base, e->config.link, &request, &e->call);
+	if (r < 0) {
 		e->call = NULL;
-		no_answer(e, -ECONNREFUSED);
+		no_answer(e, r);
 	}
 }
 
@@ -577,6 +803,8 @@ static void on_events_end(void *arg, const struct call_result *result)
 	struct engine *e = arg;
 
 	(void)result;
+	if (on_host(e))
+		lose_sight(e);
 	/* The engine has ended, or the connection: it is all looked at anew. */
 	retry(e, PROTO_CONTAINER_WAITING, "");
 }
@@ -594,17 +822,20 @@ static void watch_events(struct engine *e)
 	};
 	int r = 0;
 
-	/* {"type":["container"],"container":["qudata"],"event":[…]} */
+	/*
+	 * {"type":["container"],"container":["qudata"],"event":[…]}. The last two events are
+	 * podman's words for the two before them.
+	 */
 	(void)snprintf(path, sizeof(path),
 		       "/v%u.%u/events?filters=%%7B%%22type%%22%%3A%%5B%%22container%%22%%5D%%2C"
-		       "%%22container%%22%%3A%%5B%%22" WISH_CONTAINER
-		       "%%22%%5D%%2C%%22event%%22%%3A"
-		       "%%5B%%22start%%22%%2C%%22die%%22%%2C%%22destroy%%22%%5D%%7D",
-		       e->version / 1000, e->version % 1000);
+		       "%%22container%%22%%3A%%5B%%22%s%%22%%5D%%2C%%22event%%22%%3A"
+		       "%%5B%%22start%%22%%2C%%22die%%22%%2C%%22destroy%%22%%2C%%22died%%22%%2C"
+		       "%%22remove%%22%%5D%%7D",
+		       e->version / 1000, e->version % 1000, e->name);
 	if (!e->events)
 		r = call_start(e->config.base, e->config.link, &request, &e->events);
 	if (r < 0)
-		no_answer(e, -ECONNREFUSED);
+		no_answer(e, r);
 	else
 		begin(e, PHASE_LOOK);
 }
@@ -614,10 +845,20 @@ static void watch_events(struct engine *e)
 static void start_over(struct engine *e)
 {
 	halt(e);
-	if (e->up && e->has_wish)
+	if (e->up && e->goal != GOAL_NONE)
 		begin(e, PHASE_PING);
-	else if (e->has_wish)
+	else if (e->goal != GOAL_NONE)
 		enter(e, PROTO_CONTAINER_WAITING, "");
+}
+
+/* Begins anew, for a new goal or a new occasion. */
+static void set_out(struct engine *e)
+{
+	e->pull_tries = 0;
+	e->retry_ms = RETRY_FIRST_MS;
+	e->since_ms = rpc_now_ms();
+	e->failing = e->unbounded = false;
+	start_over(e);
 }
 
 static void on_timer(evutil_socket_t fd, short what, void *arg)
@@ -626,7 +867,7 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
 
 	(void)fd;
 	(void)what;
-	if ((e->look_again || e->settling) && e->events)
+	if (e->events) /* whatever ends the stream clears it */
 		begin(e, PHASE_LOOK);
 	else
 		start_over(e);
@@ -655,6 +896,9 @@ struct engine *engine_new(const struct engine_config *config)
 		return NULL;
 	e->config = *config;
 	e->retry_ms = RETRY_FIRST_MS;
+	wish_name(config->instance, e->name);
+	if (config->instance)
+		wish_volume(config->instance, e->volume);
 	e->timer = event_new(config->base, -1, 0, on_timer, e);
 	e->login = login_new(&(const struct login_config){.base = config->base,
 							  .link = config->link,
@@ -694,19 +938,28 @@ void engine_free(struct engine *e)
 
 void engine_set_wish(struct engine *e, struct wish *wish)
 {
-	bool same = e->has_wish && STR_EQ(e->wish.hash, wish->hash);
+	bool same = e->goal == GOAL_RUN && STR_EQ(e->wish.hash, wish->hash);
 
 	wish_done(&e->wish);
 	e->wish = *wish;
 	*wish = (struct wish){0};
-	e->has_wish = true;
-	if (same && e->status.state != PROTO_CONTAINER_FAILED &&
-	    e->status.state != PROTO_CONTAINER_EXITED)
-		return;
-	e->pull_tries = 0;
-	e->retry_ms = RETRY_FIRST_MS;
-	e->since_ms = rpc_now_ms();
-	start_over(e);
+	e->goal = GOAL_RUN;
+	if (!same || e->status.state == PROTO_CONTAINER_FAILED ||
+	    e->status.state == PROTO_CONTAINER_EXITED)
+		set_out(e);
+}
+
+void engine_stop(struct engine *e, uint32_t grace_s)
+{
+	e->goal = GOAL_STOP;
+	e->grace_s = grace_s;
+	set_out(e);
+}
+
+void engine_remove(struct engine *e)
+{
+	e->goal = GOAL_REMOVE;
+	set_out(e);
 }
 
 int engine_set_keys(struct engine *e, const char *text, size_t len)
@@ -725,12 +978,9 @@ void engine_set_up(struct engine *e, bool up)
 		return;
 	e->up = up;
 	e->answered = false;
-	e->pull_tries = 0;
-	e->retry_ms = RETRY_FIRST_MS;
-	e->since_ms = rpc_now_ms();
 	if (!up)
 		cancel_logs(e);
-	start_over(e);
+	set_out(e);
 }
 
 const struct engine_status *engine_status(const struct engine *e)
@@ -803,9 +1053,8 @@ int engine_logs(struct engine *e, unsigned int lines, size_t max, engine_logs_fn
 	*l = (struct logs){
 		.engine = e, .frames = {.max = max}, .lines = lines, .fn = fn, .arg = arg};
 	request.arg = l;
-	(void)snprintf(path, sizeof(path),
-		       "/v%u.%u/containers/" WISH_CONTAINER "/logs?stdout=1&stderr=1&tail=%u",
-		       e->version / 1000, e->version % 1000, lines);
+	(void)snprintf(path, sizeof(path), "/v%u.%u/containers/%s/logs?stdout=1&stderr=1&tail=%u",
+		       e->version / 1000, e->version % 1000, e->name, lines);
 	r = call_start(e->config.base, e->config.link, &request, &l->call);
 	if (r < 0) {
 		free(l);

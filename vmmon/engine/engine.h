@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The one container of a guest: brought to what is wanted, over the engine's HTTP API, and
- * followed.
+ * One container, the only one of a guest or an instance's on this host: brought to what is wanted,
+ * over the engine's HTTP API, and followed.
  *
  *   NONE      nothing is wanted
  *   WAITING   the guest or its engine does not answer yet
@@ -10,7 +10,10 @@
  *   RUNNING   its process runs
  *   EXITED    its process has ended; the engine starts it again by itself, and once that has
  *             happened, it is RUNNING only after it has stayed up for a while
- *   FAILED    given up, with words; tried again when the wish is set again or the guest boots
+ *   FAILED    given up, with words; tried again when the wish is set again or the guest boots.
+ *             On this host a missing engine, a stop and a removal are tried again for ever
+ *   STOPPED   as was wanted; what it has stays
+ *   GONE      as was wanted; removed with its data
  *
  * Level-triggered, too: whatever the guest holds already is found by its label and kept.
  * Trust: runs in vmmon; reads answers of a container engine in a guest, which its tenant owns.
@@ -46,6 +49,9 @@ struct engine_config {
 	void (*on_keys)(void *ctx);
 	uint32_t wait_ms;   /* for an engine that has never answered, before it is called missing */
 	uint32_t steady_ms; /* that one which had ended stays up, before it is called RUNNING */
+	const char *instance; /* whose container on this host it is; borrowed. NULL: a guest's */
+	const char *socket;   /* on this host: the engine's, for messages; borrowed */
+	bool unlimited;       /* on this host: an engine that cannot limit containers will do */
 };
 
 struct engine;
@@ -65,6 +71,12 @@ void engine_set_wish(struct engine *e, struct wish *wish);
 /* As login_set_keys() and login_keys_busy(): for a container that the tenant logs in to. */
 int engine_set_keys(struct engine *e, const char *text, size_t len);
 bool engine_keys_busy(const struct engine *e);
+
+/* Wants it stopped, after at most @grace_s seconds killed. Asked again, it is done again. */
+void engine_stop(struct engine *e, uint32_t grace_s);
+
+/* Wants it removed, with its data and its network. Only on this host. Asked again, done again. */
+void engine_remove(struct engine *e);
 
 /* Connections can be made now, or cannot any more. Harmless when nothing changes. */
 void engine_set_up(struct engine *e, bool up);

@@ -34,6 +34,8 @@ void wish_done(struct wish *wish)
 	wipe(wish->password);
 	wipe(wish->create); /* the environment is as secret as a password */
 	wipe(wish->create_cdi);
+	wipe(wish->create_unbounded);
+	free(wish->network);
 	free(wish->pull);
 	*wish = (struct wish){0};
 }
@@ -252,7 +254,11 @@ static int label_body(struct wish *wish, json_t *body)
 		return -ENOMEM;
 	hash_body(text, wish->hash);
 	wipe(text);
-	if (json_object_set_new(body, "Labels", json_pack("{s:s}", WISH_LABEL, wish->hash)) < 0)
+	if (!json_object_get(body, "Labels") &&
+	    json_object_set_new(body, "Labels", json_object()) < 0)
+		return -ENOMEM;
+	if (json_object_set_new(json_object_get(body, "Labels"), WISH_LABEL,
+				json_string(wish->hash)) < 0)
 		return -ENOMEM;
 	wish->create = json_dumps(body, JSON_COMPACT | JSON_SORT_KEYS);
 	return wish->create ? 0 : -ENOMEM;
@@ -262,6 +268,7 @@ struct parts {
 	const char *image, *login, *password, *command;
 	json_t *env, *ports; /* borrowed */
 	json_int_t gpus, ssh;
+	struct wish_host on_host;
 };
 
 /* The same container, so the same hash: how it gets its GPUs is the guest's matter. */
@@ -271,6 +278,29 @@ static int make_create_cdi(struct wish *wish, const json_t *body, json_t *host)
 		return -ENOMEM;
 	wish->create_cdi = json_dumps(body, JSON_COMPACT | JSON_SORT_KEYS);
 	return wish->create_cdi ? 0 : -ENOMEM;
+}
+
+/* The body with a limit of the disk takes the place of that without, which is kept beside it. */
+static int bound_disk(struct wish *wish, const json_t *body, json_t *host, json_int_t disk_mib)
+{
+	char size[32];
+
+	(void)snprintf(size, sizeof(size), "%lldm", (long long)disk_mib);
+	if (json_object_set_new(host, "StorageOpt", json_pack("{s:s}", "size", size)) < 0)
+		return -ENOMEM;
+	wish->create_unbounded = TAKE_PTR(wish->create);
+	wish->create = json_dumps(body, JSON_COMPACT | JSON_SORT_KEYS);
+	return wish->create ? 0 : -ENOMEM;
+}
+
+/* What is made beside the container, and in another way, on this host. */
+static int finish_on_host(struct wish *wish, const json_t *body, json_t *host,
+			  const struct wish_host *h)
+{
+	wish->network = wish_host_network(h->instance);
+	if (!wish->network)
+		return -ENOMEM;
+	return h->disk_mib > 0 ? bound_disk(wish, body, host, h->disk_mib) : 0;
 }
 
 static int make_create(struct wish *wish, const struct parts *p, struct err *reterr)
@@ -286,12 +316,17 @@ static int make_create(struct wish *wish, const struct parts *p, struct err *ret
 		r = put_ports(body, host, p->ports, p->ssh, reterr);
 	if (r == 0 && wish->gpus)
 		r = put_gpus(host);
+	if (r == 0 && p->on_host.instance)
+		r = wish_host_put(body, host, &p->on_host);
 	if (r == 0)
 		r = json_object_set(body, "HostConfig", host);
-	if (r < 0)
-		return r == -1 ? -ENOMEM : r;
-	r = label_body(wish, body);
-	return r == 0 && wish->gpus ? make_create_cdi(wish, body, host) : r;
+	if (r == 0)
+		r = label_body(wish, body);
+	if (r == 0 && p->on_host.instance)
+		r = finish_on_host(wish, body, host, &p->on_host);
+	else if (r == 0 && wish->gpus)
+		r = make_create_cdi(wish, body, host);
+	return r == -1 ? -ENOMEM : r;
 }
 
 static int keep(char **ret_copy, const char *text)
@@ -307,6 +342,8 @@ static int fill(struct wish *wish, const struct parts *p, struct err *reterr)
 	struct imageref ref;
 	int r = imageref_parse(p->image, &ref, reterr);
 
+	if (r == 0)
+		r = wish_host_check(&p->on_host, p->ports != NULL, reterr);
 	if (r < 0)
 		return r;
 	if (p->gpus < 0 || p->gpus > GPUS_MAX)
@@ -326,20 +363,25 @@ static int fill(struct wish *wish, const struct parts *p, struct err *reterr)
 	return r == 0 ? make_create(wish, p, reterr) : r;
 }
 
-int wish_parse(const char *text, size_t len, struct wish *ret_wish, struct err *reterr)
+int wish_parse(const char *text, size_t len, const char *instance, struct wish *ret_wish,
+	       struct err *reterr)
 {
 	_cleanup_json_ json_t *json = NULL;
-	struct parts p = {0};
+	struct parts p = {.on_host.instance = instance};
+	struct wish_host *h = &p.on_host;
 	int r;
 
 	*ret_wish = (struct wish){0};
 	json = json_loadb(text, len, JSON_REJECT_DUPLICATES, NULL);
 	if (!json ||
-	    json_unpack_ex(json, NULL, JSON_STRICT, "{s:s, s?s, s?s, s?s, s?o, s?o, s?I, s?I}",
-			   "image", &p.image, "login", &p.login, "password", &p.password, "command",
+	    json_unpack_ex(json, NULL, JSON_STRICT,
+			   "{s:s, s?s, s?s, s?s, s?o, s?o, s?I, s?I, s?o, s?I, s?I, s?I}", "image",
+			   &p.image, "login", &p.login, "password", &p.password, "command",
 			   &p.command, "env", &p.env, "ports", &p.ports, "gpus", &p.gpus, "ssh",
-			   &p.ssh) < 0)
+			   &p.ssh, "publish", &h->publish, "cpus", &h->cpus, "memory_mib",
+			   &h->memory_mib, "disk_mib", &h->disk_mib) < 0)
 		return err_set(reterr, -EINVAL, "it is not the JSON of a wish");
+	h->gpus = p.gpus;
 	r = fill(ret_wish, &p, reterr);
 	if (r < 0)
 		wish_done(ret_wish);

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What agentd wants of a guest's container, as requests to the engine.
+ * What agentd wants of a container, as requests to the engine.
  * Trust: runs in vmmon; reads JSON of agentd, which may be hostile, with texts of the tenant.
  *
- * The container's policy is here: an init process, restarts unless stopped, ports published on all
- * addresses of the guest under their own number, the container's sshd under the number that agentd
- * gives, the directory /data that outlives the container, no limits of its own (the VM is the
- * limit), all GPUs of the VM.
+ * The container's policy is here, for one on this host in wish_host.h, too: an init process,
+ * restarts unless stopped, ports published on all addresses of the guest under their own number,
+ * the container's sshd under the number that agentd gives, the directory /data that outlives the
+ * container, no limits of its own (the VM is the limit), all GPUs of the VM.
  */
 #pragma once
 
@@ -14,10 +14,11 @@
 #include "common/err.h"
 #include "common/imageref.h"
 #include "common/sha256.h"
+#include "vmmon/engine/wish_host.h"
 
 #include <jansson.h>
 
-#define WISH_CONTAINER "qudata" /* the container's name in the guest */
+#define WISH_CONTAINER "qudata" /* the container's name in a guest; wish_name() */
 #define WISH_LABEL     "qudata.wish"
 #define WISH_DATA      "/var/lib/qudata/data:/data"
 #define WISH_HASH_SIZE (2 * SHA256_SIZE + 1)
@@ -29,6 +30,8 @@ struct wish {
 	char *login, *password;    /* owned; to be kept out of messages; may be NULL */
 	char *create;              /* owned; body of the request that makes the container */
 	char *create_cdi;          /* owned; the same for an engine that has GPUs by CDI only */
+	char *create_unbounded;    /* owned; the same without a limit of its disk; NULL: has none */
+	char *network;             /* owned; of the request that makes its network; NULL: none */
 	char hash[WISH_HASH_SIZE]; /* of all that the container is made of; in its label */
 	bool gpus;
 	bool ssh; /* the tenant logs in to the container, where it can have an sshd */
@@ -38,9 +41,12 @@ struct wish {
  * {"image": reference, "login", "password", "command": text, "env": {name: text},
  *  "ports": [number], "gpus": number, "ssh": port of the guest that leads to the container's
  *  port 22}; all but image may be absent, nothing else may be there.
+ * For @instance on this host (NULL: for a guest) "publish", "cpus" and "memory_mib" of struct
+ * wish_host must be there, in place of "ports", and "disk_mib" may.
  * Returns 0, -EINVAL with the reason, or -ENOMEM.
  */
-int wish_parse(const char *text, size_t len, struct wish *ret_wish, struct err *reterr);
+int wish_parse(const char *text, size_t len, const char *instance, struct wish *ret_wish,
+	       struct err *reterr);
 
 /* Frees what it holds, secrets wiped. */
 void wish_done(struct wish *wish);

@@ -1,0 +1,256 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Unit tests of what a container on this host has of its own: wishes, limits, and the socket of the
+ * engine.
+ * Trust: a test; reads nothing from outside.
+ */
+#include "common/ipc.h"
+#include "vmmon/engine/answers.h"
+#include "vmmon/engine/link_unix.h"
+#include "vmmon/engine/wish.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <sys/stat.h>
+#include <unistd.h>
+/* cmocka wants those above first */
+#include <cmocka.h>
+
+#define INSTANCE "00112233aabbccdd"
+#define LIMITS   "\"cpus\":2,\"memory_mib\":512,\"publish\":[[22,10001],[80,20000]]"
+
+static int parse(const char *text, struct wish *wish)
+{
+	return wish_parse(text, strlen(text), INSTANCE, wish, NULL);
+}
+
+static void test_names(void **state)
+{
+	char name[WISH_NAME_SIZE];
+
+	(void)state;
+	wish_name(NULL, name);
+	assert_string_equal(name, "qudata");
+	wish_name(INSTANCE, name);
+	assert_string_equal(name, "qudata-" INSTANCE);
+	wish_volume(INSTANCE, name);
+	assert_string_equal(name, "qudata-" INSTANCE "-data");
+}
+
+static void test_wish(void **state)
+{
+	static const char *const parts[] = {
+		"\"80/tcp\":[{\"HostIp\":\"127.0.0.1\",\"HostPort\":\"20000\"}]",
+		"\"22/tcp\":[{\"HostIp\":\"127.0.0.1\",\"HostPort\":\"10001\"}]",
+		"\"Binds\":[\"qudata-" INSTANCE "-data:/data\"]",
+		"\"CapDrop\":[\"ALL\"]",
+		"\"CpuPeriod\":100000,\"CpuQuota\":200000",
+		"\"Memory\":536870912,\"MemorySwap\":536870912",
+		"\"NetworkMode\":\"qudata-" INSTANCE "\"",
+		"\"PidsLimit\":4096",
+		"\"Privileged\":false",
+		"\"SecurityOpt\":[\"no-new-privileges\"]",
+		"\"qudata.instance\":\"" INSTANCE "\"",
+	};
+	static const char *const never[] = {"0.0.0.0",   "MKNOD",    "NET_RAW",
+					    "SYS_ADMIN", "NanoCpus", "StorageOpt"};
+	struct wish wish;
+
+	(void)state;
+	assert_int_equal(parse("{\"image\":\"a\"," LIMITS "}", &wish), 0);
+	for (size_t i = 0; i < ARRAY_LEN(parts); i++)
+		if (!strstr(wish.create, parts[i]))
+			fail_msg("no %s in %s", parts[i], wish.create);
+	for (size_t i = 0; i < ARRAY_LEN(never); i++)
+		assert_null(strstr(wish.create, never[i]));
+	assert_non_null(strstr(wish.create, wish.hash));
+	assert_non_null(strstr(wish.network, "\"Name\":\"qudata-" INSTANCE "\""));
+	assert_null(wish.create_unbounded);
+	wish_done(&wish);
+}
+
+static void test_disk(void **state)
+{
+	struct wish wish, other;
+
+	(void)state;
+	assert_int_equal(parse("{\"image\":\"a\",\"disk_mib\":300," LIMITS "}", &wish), 0);
+	assert_non_null(strstr(wish.create, "\"StorageOpt\":{\"size\":\"300m\"}"));
+	assert_null(strstr(wish.create_unbounded, "StorageOpt"));
+	/* Whether the engine can limit it is not part of what is wanted. */
+	assert_int_equal(parse("{\"image\":\"a\"," LIMITS "}", &other), 0);
+	assert_string_equal(wish.hash, other.hash);
+	wish_done(&wish);
+	wish_done(&other);
+}
+
+/* Where NVIDIA's runtime is the default, the variable alone gives GPUs away. */
+static void test_gpus(void **state)
+{
+	struct wish wish;
+
+	(void)state;
+	assert_int_equal(parse("{\"image\":\"a\",\"env\":{\"NVIDIA_VISIBLE_DEVICES\":\"all\","
+			       "\"B\":\"c\"}," LIMITS "}",
+			       &wish),
+			 0);
+	assert_null(strstr(wish.create, "NVIDIA_VISIBLE_DEVICES=all"));
+	assert_non_null(strstr(wish.create, "\"NVIDIA_VISIBLE_DEVICES=void\""));
+	assert_non_null(strstr(wish.create, "\"B=c\""));
+	assert_null(strstr(wish.create, "DeviceRequests"));
+	wish_done(&wish);
+	assert_int_equal(parse("{\"image\":\"a\",\"gpus\":2," LIMITS "}", &wish), 0);
+	assert_non_null(strstr(wish.create, "\"Count\":2"));
+	assert_null(strstr(wish.create, "NVIDIA_VISIBLE_DEVICES=void"));
+	wish_done(&wish);
+}
+
+static void test_bad_wishes(void **state)
+{
+	static const char *const bad[] = {
+		"{\"image\":\"a\"}",
+		"{\"image\":\"a\",\"cpus\":1,\"memory_mib\":1}",
+		"{\"image\":\"a\",\"publish\":[],\"memory_mib\":1}",
+		"{\"image\":\"a\",\"publish\":[],\"cpus\":1}",
+		"{\"image\":\"a\",\"publish\":[],\"cpus\":0,\"memory_mib\":1}",
+		"{\"image\":\"a\",\"publish\":[],\"cpus\":513,\"memory_mib\":1}",
+		"{\"image\":\"a\",\"publish\":[],\"cpus\":1,\"memory_mib\":9223372036854775807}",
+		"{\"image\":\"a\",\"publish\":[],\"cpus\":1,\"memory_mib\":1,\"disk_mib\":-1}",
+		"{\"image\":\"a\",\"publish\":[80],\"cpus\":1,\"memory_mib\":1}",
+		"{\"image\":\"a\",\"publish\":[[80]],\"cpus\":1,\"memory_mib\":1}",
+		"{\"image\":\"a\",\"publish\":[[80,0]],\"cpus\":1,\"memory_mib\":1}",
+		"{\"image\":\"a\",\"publish\":[[80,65536]],\"cpus\":1,\"memory_mib\":1}",
+		"{\"image\":\"a\",\"publish\":[[80,8080,1]],\"cpus\":1,\"memory_mib\":1}",
+		"{\"image\":\"a\",\"publish\":[[\"80\",8080]],\"cpus\":1,\"memory_mib\":1}",
+		"{\"image\":\"a\",\"publish\":{},\"cpus\":1,\"memory_mib\":1}",
+		"{\"image\":\"a\",\"ports\":[80]," LIMITS "}",
+	};
+	static const char in_guest[] = "{\"image\":\"a\"," LIMITS "}";
+	struct wish wish;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(bad); i++)
+		if (parse(bad[i], &wish) == 0)
+			fail_msg("taken: %s", bad[i]);
+	assert_int_equal(wish_parse(in_guest, strlen(in_guest), NULL, &wish, NULL), -EINVAL);
+}
+
+static void test_limits(void **state)
+{
+	static const struct {
+		const char *body;
+		int r;
+		bool has;
+	} cases[] = {
+		{"{\"MemoryLimit\":true,\"CpuCfsQuota\":true,\"PidsLimit\":true}", 0, true},
+		{"{\"MemoryLimit\":true,\"CpuCfsQuota\":false,\"PidsLimit\":true}", 0, false},
+		{"{\"MemoryLimit\":true,\"PidsLimit\":true}", -EBADMSG, false},
+		{"{\"MemoryLimit\":1,\"CpuCfsQuota\":true,\"PidsLimit\":true}", -EBADMSG, false},
+		{"[]", -EBADMSG, false},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		bool has = false;
+
+		assert_int_equal(answer_has_limits(cases[i].body, strlen(cases[i].body), &has),
+				 cases[i].r);
+		assert_int_equal(has, cases[i].has);
+	}
+	assert_int_equal(trouble_of("--storage-opt is supported only for overlay over xfs with "
+				    "'pquota' mount option"),
+			 TROUBLE_QUOTA);
+}
+
+/* The engine's socket. */
+
+struct seen {
+	struct event_base *base;
+	char text[64];
+	size_t len;
+	bool ended;
+	int r;
+};
+
+static void on_writable(void *arg)
+{
+	(void)arg;
+}
+
+static int on_data(void *arg, const uint8_t *data, size_t len)
+{
+	struct seen *s = arg;
+
+	assert_true(s->len + len < sizeof(s->text));
+	memcpy(s->text + s->len, data, len);
+	s->len += len;
+	return 0;
+}
+
+static void on_end(void *arg, int r)
+{
+	struct seen *s = arg;
+
+	assert_false(s->ended);
+	s->ended = true;
+	s->r = r;
+	(void)event_base_loopbreak(s->base);
+}
+
+static void test_link(void **state)
+{
+	char dir[] = "/tmp/test-engine-host.XXXXXX", path[64];
+	struct seen s = {.base = event_base_new()};
+	const struct link_handler handler = {&s, on_writable, on_data, on_end};
+	struct link_unix_config config = {.base = s.base, .path = path, .rootful = true};
+	struct engine_link *link;
+	struct link_conn *conn = NULL;
+	struct ucred peer;
+	char word[8] = "";
+	int listening, fd;
+
+	(void)state;
+	assert_non_null(mkdtemp(dir));
+	(void)snprintf(path, sizeof(path), "%s/s", dir);
+	link = link_unix_new(&config);
+	assert_int_equal(link->open(link, &handler, &conn), -ENOENT);
+	listening = ipc_listen(path, SOCK_STREAM, 0600, IPC_KEEP_GID, NULL);
+	assert_true(listening >= 0);
+	assert_int_equal(link->open(link, &handler, &conn), 0);
+	assert_int_equal(link->send(conn, "ping", 4), 4);
+	fd = ipc_accept(listening, &peer);
+	assert_true(fd >= 0);
+	assert_int_equal(read(fd, word, sizeof(word)), 4);
+	assert_int_equal(write(fd, "pong", 4), 4);
+	(void)close(fd);
+	assert_int_equal(event_base_dispatch(s.base), 0);
+	assert_true(s.ended && s.r == 0);
+	assert_memory_equal(s.text, "pong", 4);
+	assert_true(link->send(conn, "more", 4) < 0);
+	link->close(conn);
+	link_unix_free(link);
+
+	/* Who listens decides, not who owns the file. */
+	config.rootful = false;
+	link = link_unix_new(&config);
+	assert_int_equal(link->open(link, &handler, &conn), geteuid() == 0 ? -EPERM : 0);
+	if (geteuid() != 0)
+		link->close(conn);
+	link_unix_free(link);
+	(void)close(listening);
+	(void)unlink(path);
+	(void)rmdir(dir);
+	event_base_free(s.base);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_names),      cmocka_unit_test(test_wish),
+		cmocka_unit_test(test_disk),       cmocka_unit_test(test_gpus),
+		cmocka_unit_test(test_bad_wishes), cmocka_unit_test(test_limits),
+		cmocka_unit_test(test_link),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
