@@ -46,6 +46,7 @@ struct agentd {
 	uint32_t host_gpus, host_vram_mib;
 	bool host_gpus_asked, host_gpus_known;
 	char host_gpu_name[CONTROL_TEXT];
+	struct report_figures figures;
 	struct tunnels tunnels;         /* holds a secret */
 	int store_fd;                   /* owned; the instances' directory */
 	struct event *work;             /* owned; makes drive_all() run soon */

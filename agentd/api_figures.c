@@ -33,20 +33,6 @@ static bool get_number(const struct http_request *req, const char *name, uint64_
 	return true;
 }
 
-/* Figures of GPUs that nobody has are told to be so, here and in the log. */
-static bool add_fakes(const struct agentd *a, struct metrics_list *list)
-{
-	static bool told;
-	bool none = list->n > 0 && list->n_gpus == 0;
-
-	if (!a->config.debug || !none || metrics_fake_gpus(list) < 0)
-		return false;
-	if (!told)
-		log_event(LOG_WARNING, "figures of GPUs are made up: debug is on");
-	told = true;
-	return true;
-}
-
 static void answer_metrics(struct later *later, enum proto_status status, const void *rep,
 			   struct fdlist *fds)
 {
@@ -72,7 +58,7 @@ static void answer_metrics(struct later *later, enum proto_status status, const 
 		reply_error(later->req, 500, "%s", why.text);
 		return;
 	}
-	fake = add_fakes(later->agentd, &list);
+	fake = metrics_add_fakes(later->agentd->config.debug, &list);
 	data = metrics_json(&list);
 	(void)json_object_set_new(data, "instance_id", json_string(inst->id));
 	(void)json_object_set_new(data, "status", json_string(inst->status));

@@ -165,6 +165,7 @@ static void report(struct controlplane *cp)
 	if (cp->state.phase != CONTROL_UP)
 		return;
 	hostinfo_sample(&cp->info, &stats);
+	cp->calls.figures(cp->calls.ctx, &stats);
 	proto_text_set(stats.status, sizeof(stats.status), status ? status : "destroyed");
 	tell(cp, CONTROL_STATS, &stats, sizeof(stats));
 	if (status && !evtimer_pending(cp->sample, NULL))

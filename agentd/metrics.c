@@ -5,7 +5,11 @@
  */
 #include "agentd/metrics.h"
 
+#include "common/log.h"
+
 #define KIB          1024
+#define MILLI        1000
+#define FULL         (UINT64_C(100) * MILLI) /* 100 % */
 #define FAKE_PERCENT 42
 #define FAKE_CELSIUS 55
 #define FAKE_USED    (30 * 1024) /* MiB */
@@ -141,13 +145,10 @@ int metrics_receive(const struct metrics_read_rep *rep, struct fdlist *fds,
 	return r;
 }
 
-int metrics_fake_gpus(struct metrics_list *list)
+static int fake_gpus(struct metrics_list *list)
 {
-	struct metrics_gpu_ev *gpus;
+	struct metrics_gpu_ev *gpus = calloc(list->n, sizeof(*gpus));
 
-	if (list->n_gpus > 0 || list->n == 0)
-		return 0;
-	gpus = calloc(list->n, sizeof(*gpus));
 	if (!gpus)
 		return -ENOMEM;
 	for (size_t i = 0; i < list->n; i++) {
@@ -156,7 +157,7 @@ int metrics_fake_gpus(struct metrics_list *list)
 						  .celsius = FAKE_CELSIUS,
 						  .used_mib = FAKE_USED,
 						  .total_mib = FAKE_TOTAL,
-						  .milliwatts = FAKE_WATTS * 1000};
+						  .milliwatts = FAKE_WATTS * MILLI};
 		list->looks[i].gpus = &gpus[i];
 		list->looks[i].sample.gpus = 1;
 	}
@@ -164,6 +165,47 @@ int metrics_fake_gpus(struct metrics_list *list)
 	list->gpus = gpus;
 	list->n_gpus = list->n;
 	return 0;
+}
+
+bool metrics_add_fakes(bool debug, struct metrics_list *list)
+{
+	static bool told;
+
+	if (!debug || list->n == 0 || list->n_gpus > 0 || fake_gpus(list) < 0)
+		return false;
+	if (!told)
+		log_event(LOG_WARNING, "figures of GPUs are made up: debug is on");
+	told = true;
+	return true;
+}
+
+void metrics_sum_gpus(const struct metrics_list *list, uint32_t *ret_percent, uint32_t *ret_celsius,
+		      uint32_t *ret_memory_percent)
+{
+	const struct metrics_look *look = list->n > 0 ? &list->looks[list->n - 1] : NULL;
+	uint64_t percent = 0, n_percent = 0, celsius = 0, used = 0, total = 0;
+	bool has_celsius = false;
+
+	for (uint32_t i = 0; look && i < look->sample.gpus; i++) {
+		const struct metrics_gpu_ev *g = &look->gpus[i];
+
+		if (g->percent != PROTO_NO_FIGURE) {
+			percent += g->percent;
+			n_percent++;
+		}
+		if (g->celsius != PROTO_NO_FIGURE) {
+			celsius = MAX_OF(celsius, (uint64_t)g->celsius);
+			has_celsius = true;
+		}
+		if (g->used_mib != PROTO_NO_FIGURE && g->total_mib != PROTO_NO_FIGURE) {
+			used += g->used_mib;
+			total += g->total_mib;
+		}
+	}
+	*ret_percent =
+		n_percent ? (uint32_t)MIN_OF(percent * MILLI / n_percent, FULL) : PROTO_NO_FIGURE;
+	*ret_celsius = has_celsius ? (uint32_t)MIN_OF(celsius * MILLI, FULL * 10) : PROTO_NO_FIGURE;
+	*ret_memory_percent = total ? (uint32_t)MIN_OF(used * FULL / total, FULL) : PROTO_NO_FIGURE;
 }
 
 /* ---- JSON ---- */

@@ -42,10 +42,17 @@ int metrics_decode(const uint8_t *bytes, size_t len, uint32_t n, struct metrics_
 		   struct err *reterr);
 
 /*
- * Makes up one GPU for every look without any: `debug = yes` on a host without GPUs. Whoever shows
- * it says so.
+ * With @debug (`debug = yes`: no GPU is expected on this host), makes up one GPU for every look of
+ * a list that has none. Returns whether it did; whoever shows them says so, and the log does.
  */
-int metrics_fake_gpus(struct metrics_list *list);
+bool metrics_add_fakes(bool debug, struct metrics_list *list);
+
+/*
+ * The newest look's GPUs as the control plane wants them, in thousandths: mean utilisation, the
+ * highest temperature, used memory of all memory; PROTO_NO_FIGURE where nobody knows.
+ */
+void metrics_sum_gpus(const struct metrics_list *list, uint32_t *ret_percent, uint32_t *ret_celsius,
+		      uint32_t *ret_memory_percent);
 
 /* @list as JSON, as GET /v1/instances/{id}/metrics gives it (see openapi.yaml). */
 json_t *metrics_json(const struct metrics_list *list);

@@ -6,10 +6,13 @@
 #include "agentd/report.h"
 
 #include "agentd/gpunames.h"
+#include "agentd/metrics.h"
 #include "common/fd.h"
 #include "common/log.h"
 
 #include <fcntl.h>
+
+#define FIGURES_OLD_MS 5000 /* what is older is not told */
 
 /* What the control plane is told of: the bare instance, else the one that was made first. */
 static const struct instance *reported(struct agentd *a)
@@ -78,6 +81,57 @@ static bool describe(void *ctx, struct control_host *host)
 	return a->host_gpus_known;
 }
 
+static void on_figures(void *arg, enum proto_status answer, const void *body, struct fdlist *fds)
+{
+	_cleanup_(metrics_done) struct metrics_list list = {0};
+	struct agentd *a = arg;
+	struct report_figures *f = &a->figures;
+	struct err why = {0};
+
+	f->asked = false;
+	if (answer != PROTO_OK)
+		return;
+	if (metrics_receive(body, fds, &list, &why) < 0) {
+		log_event(LOG_WARNING, "vmmon's list of figures is of no use",
+			  LOG_STR("WHY", why.text));
+		return;
+	}
+	/* The number tells a new sample from one that has stayed. */
+	if (list.n == 0 || list.newest == f->newest)
+		return;
+	(void)metrics_add_fakes(a->config.debug, &list);
+	f->newest = list.newest;
+	f->told_ms = rpc_now_ms();
+	metrics_sum_gpus(&list, &f->gpu_util, &f->gpu_temp, &f->mem_util);
+}
+
+/* What came last goes out now; what is asked for now goes out next time. */
+static void figures(void *ctx, struct control_stats *stats)
+{
+	struct agentd *a = ctx;
+	const struct instance *inst = reported(a);
+	struct report_figures *f = &a->figures;
+	struct metrics_read_req req = {.max = 1};
+
+	if (!inst)
+		return;
+	if (!f->asked && !STR_EQ(f->id, inst->id)) {
+		*f = (struct report_figures){0};
+		(void)proto_name_set(f->id, inst->id);
+	}
+	if (STR_EQ(f->id, inst->id) && f->told_ms != 0 &&
+	    rpc_now_ms() - f->told_ms < FIGURES_OLD_MS) {
+		stats->gpu_util = f->gpu_util;
+		stats->gpu_temp = f->gpu_temp;
+		stats->mem_util = f->mem_util;
+	}
+	if (f->asked)
+		return;
+	memcpy(req.vm, f->id, sizeof(req.vm));
+	f->asked = peers_call(a->peers, PEER_VMMON, OP_METRICS_READ, &req, -1, FIGURES_OLD_MS,
+			      on_figures, a) == 0;
+}
+
 /* frp-supervisor takes them over; see tunnels.h. */
 static void tunnels(void *ctx, const struct control_init *init)
 {
@@ -90,8 +144,11 @@ static void tunnels(void *ctx, const struct control_init *init)
 
 int report_start(struct agentd *a, struct err *reterr)
 {
-	const struct controlplane_calls calls = {
-		.ctx = a, .describe = describe, .status = status, .tunnels = tunnels};
+	const struct controlplane_calls calls = {.ctx = a,
+						 .describe = describe,
+						 .status = status,
+						 .figures = figures,
+						 .tunnels = tunnels};
 
 	return controlplane_start(a->cp, a->base, &calls, reterr);
 }

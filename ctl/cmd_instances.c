@@ -11,6 +11,8 @@
 #include "ctl/table.h"
 #include "ctl/text.h"
 
+#define COLOR_ILL 33
+
 static void age_since(int64_t since, char ret_text[static TEXT_AGE_MAX])
 {
 	if (since <= 0)
@@ -32,6 +34,22 @@ static size_t count_gpus(const struct instance *inst)
 	return inst->gpus ? json_array_size(inst->gpus) : 0;
 }
 
+/* What is worth knowing first: an error, ill health, what is going on. */
+static void add_remark(struct table *t, const struct instance *inst)
+{
+	bool ill = inst->health && STR_EQ(inst->health, "unhealthy");
+	char text[256];
+
+	if (ill)
+		snprintf(text, sizeof(text), "unhealthy: %s",
+			 inst->health_detail ? inst->health_detail : "-");
+	table_add(t,
+		  inst->error ? inst->error
+		  : ill       ? text
+			      : inst->detail,
+		  ill && !inst->error ? COLOR_ILL : 0);
+}
+
 static void add_instance(struct table *t, const struct instance *inst)
 {
 	char age[TEXT_AGE_MAX], memory[TEXT_AGE_MAX];
@@ -45,7 +63,7 @@ static void add_instance(struct table *t, const struct instance *inst)
 	table_add(t, inst->memory_mib > 0 ? memory : "-", 0);
 	add_number(t, (int64_t)count_gpus(inst));
 	table_add(t, inst->image ? inst->image : "-", 0);
-	table_add(t, inst->error ? inst->error : inst->detail, 0);
+	add_remark(t, inst);
 }
 
 static int by_age(const void *a, const void *b)
@@ -211,6 +229,18 @@ static void print_ssh(const struct instance *inst)
 	print_field("Host key", ssh.host_key, 0);
 }
 
+static void print_health(const struct ctl *c, const struct instance *inst)
+{
+	bool ill = inst->health && STR_EQ(inst->health, "unhealthy");
+	char text[256];
+
+	if (!inst->health || STR_EQ(inst->health, "unknown"))
+		return;
+	snprintf(text, sizeof(text), "%s%s%s", inst->health, inst->health_detail ? ": " : "",
+		 inst->health_detail ? inst->health_detail : "");
+	print_field("Health", text, ill && c->color_out ? COLOR_ILL : 0);
+}
+
 static void print_status(const struct ctl *c, const struct instance *inst)
 {
 	char status[512];
@@ -223,6 +253,7 @@ static void print_status(const struct ctl *c, const struct instance *inst)
 	print_field("Status", status, c->color_out ? instance_status_color(inst->status) : 0);
 	if (inst->error)
 		print_field("Error", inst->error, 0);
+	print_health(c, inst);
 	print_time("Since", inst->since);
 	print_time("Created", inst->created_at);
 	print_size(inst);

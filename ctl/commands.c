@@ -88,6 +88,10 @@ static const struct ctl_option logs_options[] = {
 	 CTL_COMPLETE_NONE, NULL},
 };
 
+static const struct ctl_option top_options[] = {
+	{OPT_ONCE, '1', "once", NULL, "print one picture and exit", CTL_COMPLETE_NONE, NULL},
+};
+
 static const struct ctl_option gpus_options[] = {
 	{OPT_TREE, 0, "tree", NULL, "draw nodes, slots, IOMMU groups and owners", CTL_COMPLETE_NONE,
 	 NULL},
@@ -273,6 +277,18 @@ const struct ctl_command ctl_commands[] = {
 	 .max_args = 1,
 	 .complete = CTL_COMPLETE_INSTANCE,
 	 .run = cmd_logs},
+	{.name = "top",
+	 .args = "[ID]",
+	 .summary = "show how busy the guests are",
+	 .help = "Draws the CPU, memory, disk, network and GPU figures that the guests send of "
+		 "themselves, and what their QEMU takes of the host, every second until \"q\" is "
+		 "typed: a line for each instance, or charts of the last minutes for one. A "
+		 "column of a chart is two seconds. Without a terminal, or with --once, one "
+		 "picture is printed; with --json, the samples.",
+	 OPTIONS(top_options),
+	 .max_args = 1,
+	 .complete = CTL_COMPLETE_INSTANCE,
+	 .run = cmd_top},
 	{.name = "keys list",
 	 .args = "[ID]",
 	 .summary = "list the public keys that an instance lets in",

@@ -83,6 +83,7 @@ enum ctl_opt {
 	OPT_INCLUDE,
 	OPT_NVIDIA,
 	OPT_MKIMAGE,
+	OPT_ONCE,
 };
 
 struct ctl_option {
@@ -183,6 +184,7 @@ enum ctl_exit cmd_wait(struct ctl *c);
 enum ctl_exit cmd_ssh(struct ctl *c);
 enum ctl_exit cmd_console(struct ctl *c);
 enum ctl_exit cmd_logs(struct ctl *c);
+enum ctl_exit cmd_top(struct ctl *c);
 enum ctl_exit cmd_keys_list(struct ctl *c);
 enum ctl_exit cmd_keys_add(struct ctl *c);
 enum ctl_exit cmd_keys_remove(struct ctl *c);

@@ -43,6 +43,8 @@ int instance_read(const json_t *json, struct instance *ret_inst)
 		.error = text_member(json, "error"),
 		.image = text_member(json, "image"),
 		.accel = text_member(json, "accel"),
+		.health = text_member(json, "health"),
+		.health_detail = text_member(json, "health_detail"),
 		.cpus = int_member(json, "cpus"),
 		.memory_mib = int_member(json, "memory_mib"),
 		.disk_mib = int_member(json, "disk_mib"),

@@ -23,6 +23,7 @@ struct instance {
 	const char *id, *status;           /* never NULL */
 	const char *name, *detail, *error; /* NULL when absent or empty */
 	const char *image, *accel;
+	const char *health, *health_detail; /* NULL when absent or empty */
 	int64_t cpus, memory_mib, disk_mib; /* 0 when unknown */
 	int64_t created_at, since;          /* Unix seconds; 0 when unknown */
 	const json_t *ports;                /* object, or NULL */

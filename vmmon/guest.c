@@ -317,6 +317,13 @@ static void on_container_keys(void *ctx)
 		g->env->reply(g->env->ctx, &g->held[i].ticket, PROTO_OK, g->held[i].n_keys);
 }
 
+static bool installs_keys(void *ctx)
+{
+	const struct guest *g = ctx;
+
+	return g->tenant.job;
+}
+
 static int make_metrics(struct guest *g)
 {
 	const struct metrics_config config = {
@@ -325,6 +332,7 @@ static int make_metrics(struct guest *g)
 		.vm = g->vm,
 		.ctx = g,
 		.start = start_session,
+		.busy = installs_keys,
 		.on_health = announce_health,
 	};
 

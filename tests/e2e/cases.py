@@ -109,6 +109,77 @@ class Life:
                 data += sock.recv(1000)
             assert b"e2e-marker-42" in data, data[-300:]
 
+    def figures(self, query=""):
+        return self.s.get(f"/v1/instances/{self.id}/metrics{query}").data
+
+    def more_figures(self, since, count, timeout=90.0):
+        """The samples behind @since, once there are so many."""
+        return wait_for(f"{count} samples", lambda: (lambda f: len(f["samples"]) >= count and f)(
+            self.figures(f"?since={since}")), timeout)
+
+    def figures_flow(self):
+        """About two a second, of the real guest and its QEMU; `since` goes on where the last answer ended."""
+        begun = self.more_figures(0, 2)
+        now = self.more_figures(begun["newest"], 20)
+        samples = now["samples"]
+        assert [s["seq"] for s in samples] == list(range(begun["newest"] + 1, now["newest"] + 1)), now
+        took = (samples[-1]["time_ms"] - samples[0]["time_ms"]) / 1000
+        assert 0.4 <= took / (len(samples) - 1) <= 2, f"{len(samples)} samples in {took} s"
+        last = samples[-1]
+        assert 900 * 2**20 < last["memory_total"] < 1024 * 2**20 and 0 < last["memory_available"] < last["memory_total"], last
+        assert 3.5 * 2**30 < last["root_total"] <= 4 * 2**30 and 0 < last["root_used"] < last["root_total"], last
+        assert last["network_in"] > 0 and last["network_out"] > 0 and last["disk_read"] > 2**20, last
+        assert last["gpus"] == [] and last["container"] == "none" and now["fake_gpus"] is False, now
+        assert last["qemu"]["rss"] > 64 * 2**20 and last["qemu"]["cpu_ms"] > samples[0]["qemu"]["cpu_ms"] - 1, last
+        assert all(s["cpu_percent"] is None or 0 <= s["cpu_percent"] <= 100 for s in samples), samples
+        assert self.figures("?limit=3")["samples"][-1]["seq"] >= last["seq"]
+        assert len(self.figures("?limit=3")["samples"]) == 3
+        newest = self.figures("?limit=1")["newest"]
+        assert self.figures(f"?since={newest + 100000}")["samples"] == []
+        assert self.s.status(self.id)["health"] == "healthy" and now["health"] == "healthy"
+        for query in ("since=", "since=-1", "since=x", "since=1.5", "since=1&since=2", "since=99999999999999999999",
+                      "since=9007199254740992", "limit=0", "limit=1201", "limit=x"):
+            bad = self.s.get(f"/v1/instances/{self.id}/metrics?{query}")
+            assert bad.status == 400 and query.split("=", 1)[0] in bad.error, (query, bad.raw)
+
+    def figures_show_load(self):
+        before = self.figures("?limit=1")["newest"]
+        self.s.ssh(self.id, "timeout 20 sh -c 'while :; do :; done' >/dev/null 2>&1 </dev/null & "
+                            "timeout 20 sh -c 'while :; do :; done' >/dev/null 2>&1 </dev/null &")
+
+        def loaded():
+            samples = self.figures(f"?since={before}")["samples"]
+            busy = [s for s in samples if (s["cpu_percent"] or 0) > 80]
+            return len(busy) >= 3 and busy
+        busy = wait_for("load to show", loaded, 60)
+        assert busy[-1]["qemu"]["cpu_ms"] > busy[0]["qemu"]["cpu_ms"], busy
+        self.s.ssh(self.id, "pkill timeout")
+
+    def figures_come_back(self):
+        """Whoever kills the command in the guest is told nothing more than that it comes back."""
+        self.s.ssh(self.id, "pkill -9 -f qudata-metrics.1")
+        after = self.figures("?limit=1")["newest"]
+        assert self.more_figures(after, 5)["health"] == "healthy"
+        assert self.s.ssh(self.id, "pgrep -c -f 'sh -c.*qudata-metrics.1'").stdout.strip() in ("1", "2")
+
+    def boot_failure_has_the_last_lines(self):
+        """A guest that hangs at its boot and is killed there: what it said last is in the error."""
+        self.s.ssh(self.id, "cat >/etc/systemd/system/stuck.service && systemctl -q enable stuck.service && sync",
+                   stdin="[Unit]\nBefore=ssh.service\n[Service]\nType=oneshot\nExecStart=/bin/sh -c "
+                         "'printf \"e2e: stuck\\\\n\\\\033[31mbadly\\\\n\" >/dev/ttyS0; exec sleep 10000'\n"
+                         "[Install]\nWantedBy=multi-user.target\n")
+        assert self.bare("PUT", {"action": "restart"}).status == 200
+        self.s.wait(self.id, "rebooting", timeout=60)
+        wait_for("the guest's words", lambda: "badly" in self.s.console(self.id), 120)
+        for pid in self.s.vm_pids():
+            os.kill(pid, signal.SIGKILL)
+        seen = self.s.wait(self.id, "error", 60)
+        assert "signal 9" in seen["error"] and "; the console said last: " in seen["error"], seen
+        assert seen["error"].endswith("e2e: stuck | badly"), seen
+        assert seen["health"] == "unknown", seen
+        none = self.figures()
+        assert none["samples"] == [] and none["status"] == "error" and none["health"] == "unknown", none
+
     def guest_reboot_is_noticed(self):
         generation = self.s.vm_pids()
         self.s.ssh(self.id, "nohup sh -c 'sleep 1; systemctl reboot' >/dev/null 2>&1 </dev/null &")
@@ -148,7 +219,9 @@ def life(report, suite):
     for step in ("create", "becomes_running", "key_and_login", "disk_has_the_size_asked_for",
                  "wrong_keys_and_passwords_are_refused", "host_key_is_the_pinned_one",
                  "removed_key_no_longer_works", "logs_show_the_console", "console_answers",
-                 "guest_reboot_is_noticed", "stop_start_keep_the_disk", "restart", "delete_leaves_nothing"):
+                 "figures_flow", "figures_show_load", "figures_come_back",
+                 "guest_reboot_is_noticed", "stop_start_keep_the_disk", "restart",
+                 "boot_failure_has_the_last_lines", "delete_leaves_nothing"):
         if not report.run(f"life/{step}", getattr(case, step)):
             break
 

@@ -4,6 +4,7 @@
 
 usage: ctl-fake-api.py QUDATACTL [MANUAL-PAGE]
 """
+import fcntl
 import http.server
 import json
 import os
@@ -13,6 +14,7 @@ import re
 import signal
 import socket
 import socketserver
+import struct
 import subprocess
 import sys
 import tempfile
@@ -781,6 +783,98 @@ class Console(Case):
             _, status, before, after = self.on_terminal(act, "console")
             self.assertEqual(status, -sig)
             self.assertEqual(before[:4], after[:4], sig)
+
+    def metrics(self, n=40, iid=ID, **changes):
+        samples = [{"seq": 1000 + i, "time_ms": 1763740000000 + 500 * i, "cpu_percent": min(100, 2.5 * i),
+                    "memory_total": 1024**3, "memory_available": 256 * 1024**2,
+                    "network_in": 750000 * i, "network_out": 10 * i, "disk_read": 0, "disk_written": 4096 * i,
+                    "root_total": 4 * 1024**3, "root_used": 1024**3, "container": "none",
+                    "gpus": [{"index": 0, "percent": 97, "celsius": 61, "memory_used": 10 * 1024**3,
+                              "memory_total": 80 * 1024**3, "watts": 350.2},
+                             {"index": 1, "percent": None, "celsius": None, "memory_used": None,
+                              "memory_total": None, "watts": None}],
+                    "qemu": {"cpu_ms": 600 * i, "rss": 700 * 1024**2}} for i in range(n)]
+        answer = {"instance_id": iid, "status": "running", "health": "healthy", "newest": 1000 + n - 1,
+                  "interval_ms": 500, "fake_gpus": False, "samples": samples, **changes}
+        self.special[f"GET /v1/instances/{iid}/metrics"] = ok(answer)
+        return answer
+
+    def test_top_once(self):
+        answer = self.metrics()
+        out, _ = self.ctl("top", "--once")
+        self.assertNotIn("\x1b", out, "no colours, no control without a terminal")
+        for line in (r"^3f2a00112233aabb  running, 2 CPUs$", r"^CPU +98 % ", r"^Memory +75 %  0.8 of 1.0 GiB ",
+                     r"^Disk +25 %  1.0 of 4.0 GiB", r"^Net in +1.5 MB/s ", r"^Net out +20 B/s ", r"^Read +0 B/s ",
+                     r"^Written +8.2 kB/s ", r"^QEMU +120 %  of one host CPU", r"^ +700 MiB  of host memory",
+                     r"^GPU 0 +97 %  61 C, 350 W ", r"^  memory +12 %  10.0 of 80.0 GiB", r"^GPU 1 +-  -, - "):
+            self.assertRegex(out, re.compile(line, re.M))
+        self.assertLessEqual(max(map(len, out.splitlines())), 80)
+        self.assertEqual(out, self.ctl("top", "3f2a")[0], "the only one, and one that was named")
+        self.assertEqual(json.loads(self.ctl("top", "3f2a", "--json")[0]), answer)
+        self.assertEqual(json.loads(self.ctl("top", "--json")[0]), {"instances": [answer]})
+        self.assertIn("metrics?limit=1200", self.requests("GET")[-1][1])
+        self.instances[0].update(health="unhealthy", health_detail="silent \x1b[31m")
+        out, _ = self.ctl("top", "--once")
+        self.assertIn("running, unhealthy, 2 CPUs\nsilent \\x1b[31m\n", out)
+        self.assertIn("unhealthy: silent \\x1b[31m", self.ctl("list")[0])
+        self.assertIn("Health    unhealthy: silent \\x1b[31m", self.ctl("status")[0])
+
+    def test_top_without_figures(self):
+        self.metrics(0)
+        self.assertIn("No figures have come", self.ctl("top", "--once")[0])
+        self.special[f"GET /v1/instances/{ID}/metrics"] = error(404, "destroyed meanwhile")
+        self.assertIn("No figures have come", self.ctl("top", "--once")[0])
+        self.special[f"GET /v1/instances/{ID}/metrics"] = error(503, "vmmon is away")
+        self.assertIn("vmmon is away", self.ctl("top", "--once", expect=1)[1])
+        self.metrics(3, samples=[{"time_ms": "x", "cpu_percent": [], "gpus": 5}, 7, None, {"time_ms": -1e300, "gpus": [[]]}])
+        self.ctl("top", "--once")
+        self.metrics(3, samples={"a": 1})
+        self.ctl("top", "--once")
+        self.instances.clear()
+        self.assertIn("There is no instance", self.ctl("top", "--once")[0])
+        self.ctl("top", "ff", expect=3)
+
+    def test_top_of_several(self):
+        self.instances.append(instance(ID2, status="paused", health="unknown"))
+        self.metrics()
+        self.metrics(0, ID2)
+        lines = self.ctl("top", env={"COLUMNS": "120"})[0].splitlines()
+        self.assertEqual(lines[0].split(), ["ID", "STATUS", "HEALTH", "CPU", "MEM", "NET", "IN", "OUT", "GPU", "READ",
+                                            "WRITTEN"])
+        self.assertRegex(lines[1], rf"^{ID}  running +- +98 % .* 75 %  1.5 MB/s  20 B/s  97 %  0 B/s  8.2 kB/s")
+        self.assertRegex(lines[2], rf"^{ID2}  paused +unknown +- .* -  +-  +-  +-  +- ")
+        lines = self.ctl("top")[0].splitlines()
+        self.assertLessEqual(max(map(len, lines)), 80)
+        self.assertRegex(lines[1], rf"^{ID}  running +- +98 %  75 %  1.5 MB/s  20 B/s  97 %")
+
+    def test_top_on_a_terminal(self):
+        self.metrics(400)
+
+        def act(fd, pid, until):
+            fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+            os.kill(pid, signal.SIGWINCH)
+            until(b"GPU 0")
+            until(b"\x1b[J")
+            os.write(fd, b"q")
+        data, status, before, after = self.on_terminal(act, "top")
+        self.assertEqual(status, 0, data)
+        self.assertTrue(data.startswith(b"\x1b[?1049h"), data[:40])
+        self.assertTrue(data.endswith(b"\x1b[?1049l"), data[-40:])
+        self.assertEqual(before[:4], after[:4], "the terminal is as it was")
+        frame = data.split(b"\x1b[H")[-1].split(b"\x1b[J")[0]
+        self.assertLessEqual(frame.count(b"\n"), 23)
+        for sig in (signal.SIGTERM, signal.SIGINT):
+            def interrupt(fd, pid, until, sig=sig):
+                until(b"\x1b[J")
+                os.kill(pid, sig)
+            data, status, before, after = self.on_terminal(interrupt, "top", ID)
+            self.assertEqual((status, before[:4]), (-sig, after[:4]))
+            self.assertTrue(data.endswith(b"\x1b[?1049l"), data[-40:])
+        self.special[f"GET /v1/instances/{ID}/metrics"] = error(503, "vmmon is away")
+        data, status, before, after = self.on_terminal(lambda *a: None, "top")
+        self.assertEqual((status, before[:4]), (1, after[:4]))
+        self.assertIn(b"\x1b[?1049l", data)
+        self.assertTrue(data.rstrip().endswith(b"vmmon is away"), "said where it can be read")
 
     def test_logs(self):
         raw = b"\x1b[32mOK\x1b[0m\r\nboot\xff\n\x1b]0;owned\x07"

@@ -199,9 +199,9 @@ class Suite:
                 "-o", f"StrictHostKeyChecking={checking}", "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes",
                 "-o", "ConnectTimeout=30", "-o", "LogLevel=ERROR", f"{info['user']}@{info['host']}"]
 
-    def ssh(self, instance, command, key="key", check=True, timeout=90):
+    def ssh(self, instance, command, key="key", check=True, timeout=90, stdin=""):
         done = subprocess.run(self.ssh_base(instance, key) + [command], capture_output=True, text=True,
-                              timeout=timeout, check=False, stdin=subprocess.DEVNULL)
+                              timeout=timeout, check=False, input=stdin)
         if check and done.returncode != 0:
             raise AssertionError(f"ssh {command!r}: exit {done.returncode}: {done.stderr} {done.stdout}")
         return done

@@ -331,7 +331,9 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
 
 	(void)fd;
 	(void)what;
-	if (m->phase == PHASE_PAUSE)
+	if (m->phase == PHASE_PAUSE && m->config.busy && m->config.busy(m->config.ctx))
+		arm(m->timer, m->config.pace.begin_ms);
+	else if (m->phase == PHASE_PAUSE)
 		begin(m);
 	else if (m->looks == 0)
 		give_up(m, "the guest cannot be logged in to in time, or says nothing");

@@ -42,6 +42,8 @@ struct metrics_config {
 	/* Begins a session to the guest as session_start() does. */
 	int (*start)(void *ctx, const struct session_handler *handler,
 		     struct session **ret_session);
+	/* Is there something more urgent to be done over SSH? A guest may be slow. NULL: never. */
+	bool (*busy)(void *ctx);
 	/* The health is another. Not more often than once in silent_ms for the worse. */
 	void (*on_health)(void *ctx, enum proto_health health, const char *words);
 };
