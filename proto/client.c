@@ -75,15 +75,6 @@ int proto_decode_answer(const struct proto_conn *conn, const void *buf, size_t l
 	return 0;
 }
 
-void proto_text_set(char *field, size_t size, const char *text)
-{
-	size_t len = strnlen(text, size - 1);
-
-	memset(field, 0, size);
-	for (size_t i = 0; i < len; i++)
-		field[i] = (text[i] < 0x20 || text[i] > 0x7e) ? '?' : text[i];
-}
-
 const char *proto_role_name(enum proto_role role)
 {
 	switch (role) {

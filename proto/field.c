@@ -105,3 +105,12 @@ size_t proto_proxies_count(const struct proto_proxy proxies[static PROTO_MAX_POR
 		n++;
 	return n;
 }
+
+void proto_text_set(char *field, size_t size, const char *text)
+{
+	size_t len = strnlen(text, size - 1);
+
+	memset(field, 0, size);
+	for (size_t i = 0; i < len; i++)
+		field[i] = (text[i] < 0x20 || text[i] > 0x7e) ? '?' : text[i];
+}

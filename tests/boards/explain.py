@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs vfio-bind --explain on made-up sysfs trees, and compares what it prints with what it must."""
+"""Runs vfio-explain on made-up sysfs trees, and compares what it prints with what it must."""
 import importlib.machinery
 import importlib.util
 import os
@@ -112,7 +112,7 @@ class Program:
         self.scratch = pathlib.Path(scratch)
         self.folder = self.scratch / "bin"
         self.folder.mkdir()
-        for name in ("vfio-bind", "vfio-helper"):
+        for name in ("vfio-explain", "vfio-helper"):
             shutil.copy2(pathlib.Path(build) / "vfio-helper" / name, self.folder)
         self.config = self.scratch / "helper.conf"
         self.state = self.scratch / "state"
@@ -133,7 +133,7 @@ class Program:
                            check=True)
             give_away(self.state)
 
-    def run(self, *args, name="vfio-bind", privileged=False):
+    def run(self, *args, name="vfio-explain", privileged=False):
         drop = {}
         if os.geteuid() == 0 and not privileged:
             drop = {"user": NOBODY, "group": NOBODY, "extra_groups": []}

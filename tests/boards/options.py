@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What vfio-bind --explain has to refuse, and what it must not fall over.
+"""What vfio-explain has to refuse, and what it must not fall over.
 
 Each case returns what is wrong, or None when this user cannot try it.
 """
@@ -48,7 +48,7 @@ def other_root_as_root(program, folder):
     if os.geteuid() != 0:
         return None
     wrong = []
-    for name in ("vfio-bind", "vfio-helper"):
+    for name in ("vfio-explain", "vfio-helper"):
         done = program.run("--explain", "--sysfs", str(folder), "--config", str(program.config),
                            name=name, privileged=True)
         wrong += refused(done, f"{name} as root")
@@ -60,7 +60,7 @@ def other_root_with_a_capability(program, folder):
         return None
     done = subprocess.run(
         ["/usr/bin/setpriv", f"--reuid={explain.NOBODY}", f"--regid={explain.NOBODY}", "--clear-groups",
-         "--inh-caps=+dac_override", "--ambient-caps=+dac_override", program.folder / "vfio-bind",
+         "--inh-caps=+dac_override", "--ambient-caps=+dac_override", program.folder / "vfio-explain",
          "--explain", "--sysfs", folder, "--config", program.config],
         capture_output=True, text=True, timeout=60, check=False)
     return refused(done, "an ordinary user with a capability")
@@ -108,7 +108,7 @@ def wrong_arguments(program, folder):
 def output_that_fails(program, folder):
     drop = {"user": explain.NOBODY, "group": explain.NOBODY, "extra_groups": []}
     with open("/dev/full", "wb") as full:
-        done = subprocess.run([program.folder / "vfio-bind", "--explain", "--sysfs", folder, "--config",
+        done = subprocess.run([program.folder / "vfio-explain", "--explain", "--sysfs", folder, "--config",
                                program.config], stdout=full, stderr=subprocess.PIPE, timeout=60,
                               check=False, **(drop if os.geteuid() == 0 else {}))
     return [] if done.returncode > 0 else [f"a full disk under its output: exit {done.returncode}"]

@@ -38,6 +38,7 @@ struct func {
 
 enum trouble trouble;
 int trouble_at, n_points;
+bool machine_full;
 void (*machine_call)(void);
 struct bind_env machine_env;
 int64_t machine_ms;
@@ -297,7 +298,7 @@ static void react(bool lie)
 	react_to_console();
 }
 
-static void at_point(const char *name)
+static void pass_point(const char *name)
 {
 	bool here;
 
@@ -315,10 +316,18 @@ static void at_point(const char *name)
 		machine_call();
 }
 
+static void at_point(const char *name)
+{
+	pass_point(name);
+	if (machine_full)
+		let_writes_fail(true);
+}
+
 void machine_quiet(void)
 {
 	trouble = TROUBLE_NONE;
 	trouble_at = n_points = 0;
+	machine_full = false;
 	react(false);
 }
 

@@ -19,6 +19,8 @@ enum trouble {
 extern enum trouble trouble;
 extern int trouble_at;
 extern void (*machine_call)(void);
+/* From here on no file grows, as on a full disk, but for what the kernel does. */
+extern bool machine_full;
 /* Points passed since machine_quiet(), with their names. */
 extern int n_points;
 const char *point_name(int n);

@@ -364,6 +364,68 @@ static void test_take_undone(void **state)
 	unmake();
 }
 
+static void fill_disk(void)
+{
+	machine_full = true;
+}
+
+/* When the way back cannot be written down, the lease stays, and nobody is told otherwise. */
+static void test_undo_without_room(void **state)
+{
+	int n, stayed = 0;
+
+	(void)state;
+	make(BOARD);
+	n = count_take();
+	for (int at = 1; at < n; at++) {
+		struct bind_answer ans;
+
+		machine_quiet();
+		trouble = TROUBLE_CALL;
+		trouble_at = at;
+		machine_call = fill_disk;
+		(void)machine_act(BIND_TAKE, "vm1", GPUS(GPU_1), &ans, NULL);
+		machine_quiet();
+		assert_int_not_equal(ans.status, PROTO_OK);
+		if (strstr(machine_records(), "lease-vm1")) {
+			stayed++;
+			assert_int_equal(ans.status, PROTO_FAILED);
+			assert_int_equal(machine_act(BIND_RECOVER, NULL, NULL, &ans, NULL),
+					 PROTO_OK);
+			assert_int_equal(ans.left, 0);
+		}
+		assert_as_before(point_name(at));
+		assert_string_equal(machine_records(), "");
+	}
+	assert_true(stayed > 0);
+	unmake();
+}
+
+/* A group's number that has passed on is not the lease's any more. */
+static void test_revoke_after_hotplug(void **state)
+{
+	struct bind_answer ans;
+	struct stat st;
+
+	(void)state;
+	if (!machine_has_nodes())
+		skip(); /* device nodes cannot be made without root */
+	make(BOARD);
+	take("vm1", GPUS(GPU_1));
+	assert_int_equal(machine_act(BIND_GRANT, "vm1", NULL, &ans, NULL), PROTO_OK);
+	for (int function = 0; function < 2; function++) {
+		const char *link =
+			machine_path("sys/bus/pci/devices/0000:01:00.%d/iommu_group", function);
+
+		assert_int_equal(unlink(link), 0);
+		assert_int_equal(symlink("../../../../kernel/iommu_groups/12", link), 0);
+	}
+	assert_int_equal(machine_act(BIND_REVOKE, "vm1", NULL, &ans, NULL), PROTO_OK);
+	assert_int_equal(lstat(machine_path("dev/vfio/11"), &st), 0);
+	assert_int_equal(st.st_uid, 1001);
+	unmake();
+}
+
 /* The same for a release: what fails is quarantined, the rest is back, and recover ends it. */
 static void test_release_troubled(void **state)
 {
@@ -1287,6 +1349,8 @@ int main(void)
 		cmocka_unit_test(test_classes),
 		cmocka_unit_test(test_no_vfio_module),
 		cmocka_unit_test(test_take_undone),
+		cmocka_unit_test(test_undo_without_room),
+		cmocka_unit_test(test_revoke_after_hotplug),
 		cmocka_unit_test(test_release_troubled),
 		cmocka_unit_test(test_take_killed),
 		cmocka_unit_test(test_release_killed),

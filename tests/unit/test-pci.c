@@ -6,6 +6,7 @@
  */
 #include "common/base.h"
 #include "vfio-helper/config.h"
+#include "vfio-helper/explain/explain.h"
 #include "vfio-helper/pci/pci.h"
 
 #include <fcntl.h>
@@ -388,6 +389,8 @@ static void test_again(void **state _unused_)
 		{"bus/pci/devices/0000:01:00.0/virtfn0", "../0000:01:00.2", -EBUSY},
 		{"bus/pci/devices/0000:01:00.0/physfn", "../0000:02:00.0", -EBUSY},
 		{"bus/pci/devices/0000:01:00.1", NULL, -EBUSY},
+		{"bus/pci/devices/0000:03:00.0", "x", 0},
+		{"bus/pci/devices/0000:01:00.2", "x", -EBUSY},
 		{"kernel/iommu_groups/2/devices/0000:03:00.0", "x", 0},
 		{"kernel/iommu_groups/1/devices/0000:03:00.0", "x", -EBUSY},
 		{"class/block/sda", "../../devices/pci0000:00/0000:00:01.0/0000:01:00.0/sda",

@@ -11,7 +11,6 @@
 #include "common/log.h"
 #include "common/priv.h"
 #include "vfio-bind.filter.h"
-#include "vfio-helper/bind/explain.h"
 
 #include <fcntl.h>
 #include <linux/capability.h>
@@ -182,13 +181,9 @@ int main(int argc, char *argv[])
 	struct err err = {0};
 	int r;
 
-	if (argc > 1 && STR_EQ(argv[1], "--explain"))
-		return explain_main(argc, argv);
 	if (argc != 3 || !STR_EQ(argv[1], "--config")) {
-		(void)fputs(
-			"usage: vfio-bind --explain [--sysfs DIR [--proc DIR]] [--config FILE]\n"
-			"       (vfio-helper starts it otherwise)\n",
-			stderr);
+		(void)fputs("usage: vfio-bind --config FILE (it is for vfio-helper to start)\n",
+			    stderr);
 		return 2;
 	}
 	r = priv_sane_start(argc, 1, &err);

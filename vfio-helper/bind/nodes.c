@@ -79,9 +79,8 @@ static int node_give(const struct bind_env *env, const char *path, const char *c
 }
 
 /* N of the function's vfio-dev/vfioN. */
-static uint32_t cdev_of(const struct bind_env *env, const struct lease_func *f)
+static uint32_t cdev_of(int dirfd)
 {
-	_cleanup_close_ int dirfd = func_open(env, f);
 	_cleanup_closedir_ DIR *dir = sysfs_list(dirfd, "vfio-dev");
 	const char *name;
 	unsigned int number;
@@ -95,14 +94,18 @@ static uint32_t cdev_of(const struct bind_env *env, const struct lease_func *f)
 static int give_one(const struct bind_env *env, const struct lease_func *f, const struct access *to,
 		    struct err *reterr)
 {
+	_cleanup_close_ int dirfd = func_open(env, f);
 	char path[NODE_TEXT];
 	uint32_t cdev;
 
+	/* Once it has been unplugged, the group's number may be that of another one's node. */
+	if (dirfd < 0 || pci_read_group(dirfd) != f->group)
+		return err_set(reterr, -ENODEV, "it is not what was leased");
 	if (!to->iommufd) {
 		(void)snprintf(path, sizeof(path), "vfio/%u", f->group);
 		return node_give(env, path, "vfio", to->uid, to->gid, reterr);
 	}
-	cdev = cdev_of(env, f);
+	cdev = cdev_of(dirfd);
 	if (cdev == UINT32_MAX)
 		return err_set(reterr, -ENODEV, "the kernel has no VFIO character devices");
 	(void)snprintf(path, sizeof(path), "vfio/devices/vfio%u", cdev);
@@ -172,7 +175,7 @@ static void describe(const struct bind_env *env, const struct lease *l, const st
 			d.largest_bar = MAX_OF(d.largest_bar, p.bars[i]);
 		}
 	if (iommufd)
-		d.cdev = cdev_of(env, f);
+		d.cdev = cdev_of(dirfd);
 	d.card = card_of(l, f);
 	d.function = number_in_card(l, f);
 	d.flags = (f->address == f->gpu ? LAUNCH_DEVICE_GPU : 0) |

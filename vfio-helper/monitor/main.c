@@ -69,18 +69,18 @@ static int parse_options(int argc, char *argv[], struct options *ret_options)
 	return optind == argc ? 0 : -EINVAL;
 }
 
-/* vfio-bind has the code that decides; what else stands on the command line is for it. */
+/* vfio-explain has the code that decides; what else stands on the command line is for it. */
 static int explain(char *argv[])
 {
 	char path[256];
-	int r = beside_us("vfio-bind", path, sizeof(path));
+	int r = beside_us("vfio-explain", path, sizeof(path));
 
 	(void)signal(SIGPIPE, SIG_DFL);
 	if (r == 0) {
 		(void)execv(path, argv);
 		r = -errno;
 	}
-	(void)fprintf(stderr, "vfio-helper: cannot run vfio-bind: %s\n", log_errno_text(r));
+	(void)fprintf(stderr, "vfio-helper: cannot run vfio-explain: %s\n", log_errno_text(r));
 	return 1;
 }
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Which functions are a card, and which cards meet. Pure.
- * Trust: runs as root in vfio-bind, and as anyone for --explain; works on what pci_scan() has read.
+ * Trust: runs as root in vfio-bind, and as anyone in vfio-explain; works on what pci_scan() has
+ * read.
  */
 #include "vfio-helper/pci/pci.h"
 

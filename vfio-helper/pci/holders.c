@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Which processes have device nodes of GPUs, and of what may be a card's companion, open.
- * Trust: runs as root in vfio-bind, and as anyone for --explain; reads sysfs and other processes'
+ * Trust: runs as root in vfio-bind, and as anyone in vfio-explain; reads sysfs and other processes'
  * entries in procfs, whose names are anyone's to choose.
  */
 #include "vfio-helper/pci/pci.h"

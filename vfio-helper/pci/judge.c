@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Whether a card may be rented: every reason against it, in the order of the verdicts. Pure.
- * Trust: runs as root in vfio-bind, and as anyone for --explain; works on what was read before.
+ * Trust: runs as root in vfio-bind, and as anyone in vfio-explain; works on what was read before.
  */
 #include "vfio-helper/pci/pci.h"
 

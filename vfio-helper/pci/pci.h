@@ -280,12 +280,3 @@ bool gpu_part_is_bound(const struct gpu_part *part);
 int gpu_choose(const struct gpu_list *list, const struct pci_tree *tree, const pci_addr *gpus,
 	       uint32_t n, uint32_t ret_funcs[static PROTO_MAX_DEVICES], uint32_t *ret_n,
 	       struct err *reterr);
-
-/* ---- explain.c ---- */
-
-/*
- * One line per GPU on @out: `ADDRESS VERDICT bind=ADDRESS,... reasons=REASON:ADDRESS,...`. The
- * verdict is `rentable` or the first reason; bind lists what binding it means, whatever the
- * verdict. What is no PCI function is named instead of addressed.
- */
-int gpu_explain(const struct pci_tree *tree, const struct gpu_list *list, FILE *out);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The lists among the gpu_* keys of helper.conf.
- * Trust: runs as root in vfio-bind, and as anyone for --explain; reads a file that is root's.
+ * Trust: runs as root in vfio-bind, and as anyone in vfio-explain; reads a file that is root's.
  */
 #include "vfio-helper/config.h"
 #include "vfio-helper/pci/pci.h"

@@ -2,7 +2,7 @@
 /*
  * PCI functions as sysfs shows them: all of them for what they are and where they hang, and those
  * that a judgement rests on for the rest.
- * Trust: runs as root in vfio-bind, and as anyone for --explain; reads sysfs, or a made-up tree.
+ * Trust: runs as root in vfio-bind, and as anyone in vfio-explain; reads sysfs, or a made-up tree.
  */
 #include "vfio-helper/pci/pci.h"
 
@@ -518,6 +518,24 @@ static int read_near(int sysfs_fd, const struct pci_tree *tree, struct pci_tree 
 	return 0;
 }
 
+/* Has a function come to the slot of one that counts? It may be the host's, and the slot then. */
+static bool slot_has_grown(int sysfs_fd, const struct pci_tree *tree)
+{
+	_cleanup_closedir_ DIR *dir = sysfs_list(sysfs_fd, DEVICES);
+	const char *name;
+	pci_addr addr;
+
+	while ((name = sysfs_next(dir))) {
+		if (pci_addr_parse(name, &addr) < 0 || pci_find(tree, addr) != PCI_NO_INDEX)
+			continue;
+		for (uint32_t i = 0; i < tree->n_funcs; i++)
+			if (tree->funcs[i].near &&
+			    pci_slot_of(tree->funcs[i].address) == pci_slot_of(addr))
+				return true;
+	}
+	return false;
+}
+
 int pci_again(int sysfs_fd, const struct pci_tree *tree, struct err *reterr)
 {
 	_cleanup_(pci_tree_done) struct pci_tree now = {0};
@@ -537,8 +555,9 @@ int pci_again(int sysfs_fd, const struct pci_tree *tree, struct err *reterr)
 		return err_set(reterr, -EBUSY, "%s changed while it was read%s", address,
 			       f->critical ? ": a disk or network is on it" : "");
 	}
-	return now.n_strangers > 0 ? err_set(reterr, -EBUSY, "a group changed while it was read")
-				   : 0;
+	if (now.n_strangers > 0 || slot_has_grown(sysfs_fd, tree))
+		return err_set(reterr, -EBUSY, "a group or slot changed while it was read");
+	return 0;
 }
 
 void pci_tree_done(struct pci_tree *tree)

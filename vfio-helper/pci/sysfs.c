@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Reading sysfs below a directory descriptor.
- * Trust: runs as root in vfio-bind, and as anyone for --explain; reads sysfs, or a made-up tree.
+ * Trust: runs as root in vfio-bind, and as anyone in vfio-explain; reads sysfs, or a made-up tree.
  */
 #include "vfio-helper/pci/sysfs.h"
 

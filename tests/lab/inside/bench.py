@@ -54,7 +54,7 @@ def bind_and_release():
                                   lambda: run("sh", "-ec", RELEASE, "sh", gpu, "bochs-drm", power, d3cold or "")))
             # From its fork to its end, as the shell; bind-client is no part of it.
             by_us.append([float(ok(*words)["ms"]) for words in (("take", "bench", gpu), ("release", "bench"))])
-            reading += timed(lambda: run(LIBEXEC / "vfio-bind", "--explain"))
+            reading += timed(lambda: run(LIBEXEC / "vfio-explain"))
             starting += timed(lambda: act("take", "bench", "0000:00:00.0"))  # no request at all: it ends
             nothing += timed(lambda: run("/bin/true"))
     for column, name in enumerate(("bind", "release")):

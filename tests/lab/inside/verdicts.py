@@ -36,7 +36,7 @@ def groups_are_as_wanted():
 
 def explain(*words, user=None):
     as_user = ("setpriv", "--reuid", str(user), "--regid", str(user), "--clear-groups") if user else ()
-    out = run(*as_user, LIBEXEC / "vfio-bind", "--explain", *words).stdout
+    out = run(*as_user, LIBEXEC / "vfio-explain", *words).stdout
     seen = {}
     for line in out.splitlines():
         match = re.fullmatch(r"(\S+) (\w+) bind=(\S*) reasons=(.*)", line)
@@ -74,7 +74,7 @@ def anybody_may_ask():
 
 def asking_opens_nothing_for_writing():
     run("strace", "-f", "--seccomp-bpf", "-e", "trace=open,openat,openat2,creat,write", "-o", "/root/strace",
-        LIBEXEC / "vfio-bind", "--explain")
+        LIBEXEC / "vfio-explain")
     calls = pathlib.Path("/root/strace").read_text(encoding="ascii", errors="replace")
     assert calls.count("openat") > 100 and "write(1" in calls, len(calls)
     assert not [line for line in calls.splitlines() if re.search(r"O_(WRONLY|RDWR|CREAT)", line)]

@@ -3,7 +3,7 @@
  * The judgement in one line per GPU, for people and for tests.
  * Trust: runs as anyone; prints what was read from sysfs.
  */
-#include "vfio-helper/pci/pci.h"
+#include "vfio-helper/explain/explain.h"
 
 /* A reason's function, or the name of what is none, with nothing in it that would split the line.
  */

@@ -1,9 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * vfio-bind --explain: what the machine's GPUs are judged to be, by the code that decides.
+ * vfio-explain: what the machine's GPUs are judged to be, by the code that decides.
+ *
+ *   vfio-explain [--explain] [--sysfs DIR [--proc DIR]] [--config FILE]
+ *
+ * Judges and prints, writes nothing else. Another sysfs than /sys has no processes unless --proc
+ * names them, and with any privilege it is refused. Without --config it is /etc/qudata/helper.conf,
+ * or what that would say if it were empty. Exits with 0, 1 when it could not read, 2 for its
+ * arguments.
  * Trust: runs as anyone; reads arguments, helper.conf, sysfs and procfs, writes only its output.
  */
-#include "vfio-helper/bind/explain.h"
+#include "vfio-helper/explain/explain.h"
 
 #include "vfio-helper/bind/lease.h"
 #include "vfio-helper/config.h"
@@ -51,7 +58,7 @@ static int read_options(int argc, char *argv[], struct options *ret_options, str
 		else if (c != 'e')
 			return err_set(
 				reterr, -EINVAL,
-				"usage: --explain [--sysfs DIR [--proc DIR]] [--config FILE]");
+				"usage: vfio-explain [--sysfs DIR [--proc DIR]] [--config FILE]");
 	if (optind != argc)
 		return err_set(reterr, -EINVAL, "%s: takes no such argument", argv[optind]);
 	real = STR_EQ(ret_options->sysfs, "/sys");
@@ -118,18 +125,18 @@ static int explain(const struct options *options, struct err *reterr)
 	return r < 0 ? err_errno(reterr, r, "cannot explain") : 0;
 }
 
-int explain_main(int argc, char *argv[])
+int main(int argc, char *argv[])
 {
 	struct options options;
 	struct err err = {0};
 	int r = read_options(argc, argv, &options, &err);
 
 	if (r < 0) {
-		(void)fprintf(stderr, "vfio-bind: %s\n", err.text);
+		(void)fprintf(stderr, "vfio-explain: %s\n", err.text);
 		return EXIT_USAGE;
 	}
 	r = explain(&options, &err);
 	if (r < 0)
-		(void)fprintf(stderr, "vfio-bind: %s\n", err.text);
+		(void)fprintf(stderr, "vfio-explain: %s\n", err.text);
 	return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }
