@@ -26,6 +26,7 @@
 #define ATTEMPTS          5
 #define CACERT_MAX        (1 << 20)
 #define REDIRECTS_MAX     5L
+#define OUT_FD            3 /* of the child */
 
 /* What the child tells besides bytes. Read by the parent as a stranger's. */
 struct told {
@@ -178,17 +179,37 @@ static CURL *configure(struct download *d, const char *url, struct curl_blob *ca
 	return curl;
 }
 
+/*
+ * Nothing stays open but the way to the parent, at @ret_out: neither the file into which the parent
+ * writes what it has counted, nor the operator's terminal.
+ */
+static int keep_only(int out, int *ret_out)
+{
+	int high = fcntl(out, F_DUPFD_CLOEXEC, OUT_FD + 1);
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+	if (high < 0 || null < 0)
+		return -errno;
+	for (int fd = STDIN_FILENO; fd < OUT_FD; fd++)
+		if (dup2(null, fd) < 0)
+			return -errno;
+	if (dup2(high, OUT_FD) < 0 || close_range(OUT_FD + 1, ~0U, 0) < 0)
+		return -errno;
+	*ret_out = OUT_FD;
+	return 0;
+}
+
 _noreturn_ static void fetch_child(const char *url, struct curl_blob *cacert, int out,
 				   struct told *told)
 {
-	struct download d = {.told = told, .out = out};
-	struct err err = {0};
+	struct download d = {.told = told};
+	struct err err = {.text = "descriptors"};
 	CURLcode code;
 
 	(void)signal(SIGINT, SIG_DFL);
 	(void)signal(SIGTERM, SIG_DFL);
 	(void)signal(SIGHUP, SIG_DFL);
-	if (tool_become_nobody(0, &err) < 0 ||
+	if (keep_only(out, &d.out) < 0 || tool_become_nobody(0, &err) < 0 ||
 	    priv_enter_filter("fetch", filter_fetch, filter_fetch_len, &err) < 0) {
 		(void)snprintf(told->text, sizeof(told->text), "cannot be confined: %.200s",
 			       err.text);
