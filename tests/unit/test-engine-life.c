@@ -468,6 +468,30 @@ static void test_gpus_that_are_not_there(void **state)
 	}
 }
 
+/* A password that the engine repeats, such as one that looks hidden already. */
+static void test_password_is_hidden(void **state)
+{
+	static const struct {
+		const char *wish, *refusal, *words;
+	} cases[] = {
+		{"{\"image\":\"a\",\"password\":\"secret\"}", "no secret, secretsecret",
+		 "says: no ******, ************"},
+		{"{\"image\":\"a\",\"password\":\"***\"}", "it is **** so", "says: it is **** so"},
+		{"{\"image\":\"a\",\"password\":\"abab\"}", "it is ababab", "says: it is ****ab"},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		struct rig rig = {.start_refusal = cases[i].refusal};
+
+		rig_begin(&rig, cases[i].wish);
+		run_until(&rig, has_failed);
+		if (!strstr(last(&rig)->words, cases[i].words))
+			fail_msg("%zu: %s", i, last(&rig)->words);
+		rig_end(&rig);
+	}
+}
+
 /* SSH into the container. */
 
 #define KEY "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f"
@@ -577,6 +601,7 @@ int main(void)
 		cmocka_unit_test(test_gpus_by_cdi),
 		cmocka_unit_test(test_gpus_by_toolkit),
 		cmocka_unit_test(test_gpus_that_are_not_there),
+		cmocka_unit_test(test_password_is_hidden),
 		cmocka_unit_test(test_login),
 		cmocka_unit_test(test_login_keys),
 		cmocka_unit_test(test_login_keys_refused),

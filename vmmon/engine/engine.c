@@ -106,11 +106,11 @@ static void publish(struct engine *e, struct engine_status *next)
 static void hide(char *text, const char *secret)
 {
 	size_t n = secret ? strlen(secret) : 0;
-	char *at;
 
 	if (n < 3)
 		return; /* it would make the words unreadable and hide nothing */
-	while ((at = strstr(text, secret)))
+	/* Onwards from what is hidden: a secret may consist of asterisks. */
+	for (char *at = text; (at = strstr(at, secret)); at += n)
 		memset(at, '*', n);
 }
 
