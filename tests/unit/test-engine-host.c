@@ -44,6 +44,7 @@ static void test_wish(void **state)
 		"\"22/tcp\":[{\"HostIp\":\"127.0.0.1\",\"HostPort\":\"10001\"}]",
 		"\"Binds\":[\"qudata-" INSTANCE "-data:/data\"]",
 		"\"CapDrop\":[\"ALL\"]",
+		"\"LogConfig\":{\"Config\":{\"max-size\":\"16m\"},\"Type\":\"json-file\"}",
 		"\"CpuPeriod\":100000,\"CpuQuota\":200000",
 		"\"Memory\":536870912,\"MemorySwap\":536870912",
 		"\"NetworkMode\":\"qudata-" INSTANCE "\"",
@@ -124,6 +125,7 @@ static void test_bad_wishes(void **state)
 		"{\"image\":\"a\",\"publish\":[[\"80\",8080]],\"cpus\":1,\"memory_mib\":1}",
 		"{\"image\":\"a\",\"publish\":{},\"cpus\":1,\"memory_mib\":1}",
 		"{\"image\":\"a\",\"ports\":[80]," LIMITS "}",
+		"{\"image\":\"a\",\"ssh\":2222," LIMITS "}",
 	};
 	static const char in_guest[] = "{\"image\":\"a\"," LIMITS "}";
 	struct wish wish;

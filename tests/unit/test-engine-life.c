@@ -45,6 +45,8 @@ struct rig {
 	unsigned int looks, keys_told;
 	char created[16384], put[16384], exec[16384];
 	unsigned int n_execs, n_puts;
+	char removed[3][96]; /* what was asked for */
+	size_t n_removed;
 	bool (*enough)(struct rig *rig);
 };
 
@@ -170,8 +172,14 @@ static void answer(struct link_conn *c)
 	} else if (strncmp(c->request, "GET /v1.41/events", 17) == 0) {
 		rig->events = c;
 		deliver(c, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
-	} else if (strncmp(c->request, "GET /v1.41/containers/qudata/json", 33) == 0) {
+	} else if (strncmp(c->request, "GET /v1.41/containers/qudata/json", 33) == 0 ||
+		   strncmp(c->request, "GET /v1.41/containers/qudata-i/json", 35) == 0) {
 		inspect(c);
+	} else if (strncmp(c->request, "DELETE /v1.41/", 14) == 0) {
+		assert_true(rig->n_removed < ARRAY_LEN(rig->removed));
+		(void)snprintf(rig->removed[rig->n_removed++], sizeof(rig->removed[0]), "%.*s",
+			       (int)strcspn(c->request + 14, " "), c->request + 14);
+		respond(c, "204 No Content", "");
 	} else {
 		answer_login(c);
 	}
@@ -492,6 +500,40 @@ static void test_password_is_hidden(void **state)
 	}
 }
 
+/* On this host nothing of an instance stays, not even the volumes that its image declares. */
+
+static bool is_gone(struct rig *rig)
+{
+	return last(rig)->state == PROTO_CONTAINER_GONE;
+}
+
+static void test_removal_on_host(void **state)
+{
+	struct rig rig = {.link = {conn_open, conn_send, conn_close}, .exists = true};
+	const struct engine_config config = {
+		.base = rig.base = event_base_new(),
+		.link = &rig.link,
+		.ctx = &rig,
+		.on_status = on_status,
+		.wait_ms = 60000,
+		.instance = "i",
+	};
+	const struct timeval guard = {.tv_sec = GUARD_S};
+
+	(void)state;
+	rig.engine = engine_new(&config);
+	assert_non_null(rig.engine);
+	(void)event_base_loopexit(rig.base, &guard);
+	engine_set_up(rig.engine, true);
+	engine_remove(rig.engine);
+	run_until(&rig, is_gone);
+	assert_int_equal(rig.n_removed, 3);
+	assert_string_equal(rig.removed[0], "containers/qudata-i?force=true&v=true");
+	assert_string_equal(rig.removed[1], "volumes/qudata-i-data");
+	assert_string_equal(rig.removed[2], "networks/qudata-i");
+	rig_end(&rig);
+}
+
 /* SSH into the container. */
 
 #define KEY "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f"
@@ -602,6 +644,7 @@ int main(void)
 		cmocka_unit_test(test_gpus_by_toolkit),
 		cmocka_unit_test(test_gpus_that_are_not_there),
 		cmocka_unit_test(test_password_is_hidden),
+		cmocka_unit_test(test_removal_on_host),
 		cmocka_unit_test(test_login),
 		cmocka_unit_test(test_login_keys),
 		cmocka_unit_test(test_login_keys_refused),

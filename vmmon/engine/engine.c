@@ -707,6 +707,9 @@ static void make_path(const struct engine *e, enum phase phase, char path[static
 	else if (phase == PHASE_STOP)
 		(void)snprintf(path, size, "%s%s%s%u", phases[phase].path, e->name, tail,
 			       e->grace_s);
+	else if (phase == PHASE_REMOVE) /* on this host with the volumes that the image declares */
+		(void)snprintf(path, size, "%s%s%s%s", phases[phase].path, e->name, tail,
+			       on_host(e) ? "&v=true" : "");
 	else if (phase == PHASE_REMOVE_VOLUME)
 		(void)snprintf(path, size, "%s%s", phases[phase].path, e->volume);
 	else

@@ -343,7 +343,7 @@ static int fill(struct wish *wish, const struct parts *p, struct err *reterr)
 	int r = imageref_parse(p->image, &ref, reterr);
 
 	if (r == 0)
-		r = wish_host_check(&p->on_host, p->ports != NULL, reterr);
+		r = wish_host_check(&p->on_host, p->ports != NULL, p->ssh != 0, reterr);
 	if (r < 0)
 		return r;
 	if (p->gpus < 0 || p->gpus > GPUS_MAX)

@@ -11,6 +11,7 @@
 #define MIB_MAX       (64 * 1024 * 1024)
 #define CPU_PERIOD_US 100000
 #define PROCESSES_MAX 4096
+#define LOG_SIZE      "16m" /* of what it prints */
 #define VISIBLE_GPUS  "NVIDIA_VISIBLE_DEVICES="
 
 void wish_name(const char *instance, char ret_name[static WISH_NAME_SIZE])
@@ -41,12 +42,14 @@ static bool ports_ok(const json_t *publish)
 	return json_is_array(publish);
 }
 
-int wish_host_check(const struct wish_host *h, bool has_ports, struct err *reterr)
+int wish_host_check(const struct wish_host *h, bool has_ports, bool ssh, struct err *reterr)
 {
 	if (!h->instance)
 		return !h->publish && h->cpus == 0 && h->memory_mib == 0 && h->disk_mib == 0
 			       ? 0
 			       : err_set(reterr, -EINVAL, "limits are for containers on the host");
+	if (ssh)
+		return err_set(reterr, -EINVAL, "ssh is for containers in a guest");
 	if (has_ports || !ports_ok(h->publish))
 		return err_set(reterr, -EINVAL, "publish holds something else than pairs of ports");
 	if (h->cpus < 1 || h->cpus > CPUS_MAX || h->memory_mib < 1 || h->memory_mib > MIB_MAX ||
@@ -119,6 +122,14 @@ static int put_gpus(json_t *body, json_t *host, json_int_t gpus)
 	return json_array_append_new(env, json_string(VISIBLE_GPUS "void"));
 }
 
+/* What it prints is kept by the engine, on the host's disk and without end by default. */
+static int put_log(json_t *host)
+{
+	return json_object_set_new(
+		host, "LogConfig",
+		json_pack("{s:s, s:{s:s}}", "Type", "json-file", "Config", "max-size", LOG_SIZE));
+}
+
 int wish_host_put(json_t *body, json_t *host, const struct wish_host *h)
 {
 	char name[WISH_NAME_SIZE], volume[WISH_NAME_SIZE];
@@ -126,7 +137,7 @@ int wish_host_put(json_t *body, json_t *host, const struct wish_host *h)
 	wish_name(h->instance, name);
 	wish_volume(h->instance, volume);
 	if (put_ports(body, host, h->publish) < 0 || put_limits(host, h, name) < 0 ||
-	    put_gpus(body, host, h->gpus) < 0 ||
+	    put_gpus(body, host, h->gpus) < 0 || put_log(host) < 0 ||
 	    json_object_set_new(host, "Binds", json_pack("[s+]", volume, ":/data")) < 0 ||
 	    json_object_set_new(body, "Labels", json_pack("{s:s}", WISH_INSTANCE, h->instance)) < 0)
 		return -ENOMEM;

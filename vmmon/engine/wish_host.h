@@ -30,7 +30,7 @@ void wish_name(const char *instance, char ret_name[static WISH_NAME_SIZE]);
 void wish_volume(const char *instance, char ret_name[static WISH_NAME_SIZE]);
 
 /* 0, or -EINVAL with the reason: something is missing, out of range or out of place. */
-int wish_host_check(const struct wish_host *h, bool has_ports, struct err *reterr);
+int wish_host_check(const struct wish_host *h, bool has_ports, bool ssh, struct err *reterr);
 
 /* Puts all that into the request that makes the container and its HostConfig. 0 or -ENOMEM. */
 int wish_host_put(json_t *body, json_t *host, const struct wish_host *h);
