@@ -64,7 +64,7 @@ def wrong_token(w):
     a.set("vm1", (web.port, 20000, 8080, HTTP))
     until("the reason is told", lambda: "token" in a.status()["detail"])
     assert a.status()["state"] == "connecting"
-    assert a.list()[("vm1", web.port)][0] == "lost"
+    a.await_proxy("vm1", web.port, "lost")  # frpc's log may be read before it is asked
     a.configure(w.port)
     a.await_proxy("vm1", web.port)
     assert w.by_name("tok-20000.example.org")[0] == 200
