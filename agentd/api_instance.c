@@ -129,6 +129,7 @@ static unsigned fill(struct agentd *a, const struct create_request *create, stru
 	inst->run.goal = GOAL_RUN;
 	inst->run.since_s = inst->created_s;
 	inst->tenant = json_incref(create->tenant);
+	inst->container_ssh = create->container_ssh;
 	(void)snprintf(inst->name, sizeof(inst->name), "%s", create->name);
 	(void)snprintf(inst->image, sizeof(inst->image), "%s", a->config.base_image);
 	status = check_ceilings(a, inst, why);

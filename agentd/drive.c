@@ -216,6 +216,8 @@ static void done_watch(struct instance *inst, const void *body)
 
 	inst->seen.watched = true;
 	inst->seen.container_set = false;
+	if (inst->container_ssh != 0) /* vmmon may have begun anew: the container's list is its */
+		inst->seen.keys_applied = 0;
 	inst->seen.health = (enum proto_health)rep->health;
 	inst->seen.health_words[0] = '\0';
 	guest_is(inst, (enum proto_guest_state)rep->state);
@@ -930,7 +932,13 @@ static void on_container_state(struct agentd *a, const struct container_state_ev
 	    instance_container_state(inst) == PROTO_CONTAINER_RUNNING)
 		return;
 	*seen = (struct container_seen){
-		.state = state, .percent = ev->percent, .exit_code = ev->exit_code};
+		.state = state,
+		.percent = ev->percent,
+		.exit_code = ev->exit_code,
+		.login = (enum proto_login)ev->login,
+	};
+	memcpy(seen->login_key, ev->login_key, sizeof(seen->login_key));
+	memcpy(seen->login_words, ev->login_words, sizeof(seen->login_words));
 	memcpy(seen->id, ev->id, sizeof(seen->id));
 	memcpy(seen->words, ev->words, sizeof(seen->words));
 	if (state == PROTO_CONTAINER_RUNNING && inst->run.container_generation != ev->generation) {

@@ -57,6 +57,18 @@ uint16_t instance_host_port(const struct instance *inst, uint16_t guest)
 	return 0;
 }
 
+uint16_t instance_shown_port(const struct instance *inst, size_t i)
+{
+	bool in_vm = inst->seen.container.login == PROTO_LOGIN_VM;
+	uint16_t guest = inst->ports[i].guest;
+
+	if (inst->container_ssh == 0)
+		return guest;
+	if (guest == inst->container_ssh)
+		return in_vm ? 0 : SSH_PORT;
+	return guest == SSH_PORT && !in_vm ? 0 : guest;
+}
+
 bool instance_alive(const struct instance *inst)
 {
 	/* Until it is described anew, what the record says is the best that is known. */
@@ -88,7 +100,7 @@ static json_t *container_ports(const struct instance *inst)
 	json_t *ports = json_array();
 
 	for (size_t i = 0; i < proto_ports_count(inst->ports); i++)
-		if (inst->ports[i].guest != SSH_PORT)
+		if (inst->ports[i].guest != SSH_PORT && inst->ports[i].guest != inst->container_ssh)
 			(void)json_array_append_new(ports, json_integer(inst->ports[i].guest));
 	return ports;
 }
@@ -106,6 +118,8 @@ char *instance_container_wish(const struct instance *inst)
 			(void)json_object_set(wish, members[i], value);
 	}
 	(void)json_object_set_new(wish, "ports", container_ports(inst));
+	if (inst->container_ssh != 0)
+		(void)json_object_set_new(wish, "ssh", json_integer(inst->container_ssh));
 	(void)json_object_set_new(wish, "gpus",
 				  json_integer((json_int_t)proto_gpus_count(inst->gpus)));
 	text = json_dumps(wish, JSON_COMPACT);

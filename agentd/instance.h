@@ -66,6 +66,9 @@ struct container_seen {
 	enum proto_container_state state; /* NONE: not told yet */
 	unsigned int percent, exit_code;
 	char id[72], words[256];
+	enum proto_login login; /* where the tenant's SSH goes */
+	char login_key[128];    /* CONTAINER: the host key of its sshd; "": not known */
+	char login_words[128];
 };
 
 /* What the other daemons have said. Not stored: asked anew after every reconnection. */
@@ -113,8 +116,9 @@ struct instance {
 	struct port_tunnel tunnels[PROTO_MAX_PORTS]; /* of the same ports; may change */
 	uint64_t gpus[PROTO_MAX_GPUS];               /* PCI addresses, ascending, the rest zero */
 	int64_t created_s;
-	bool bare;      /* made through /instances */
-	json_t *tenant; /* owned; see struct create_request; secret */
+	uint16_t container_ssh; /* as in struct create_request */
+	bool bare;              /* made through /instances */
+	json_t *tenant;         /* owned; see struct create_request; secret */
 	/* Stored: */
 	struct run run;
 	char *keys[INSTANCE_KEYS_MAX]; /* owned lines */
@@ -147,6 +151,12 @@ bool instance_id_valid(const char *id);
 
 /* Host port of guest port @guest, 0 when there is none. */
 uint16_t instance_host_port(const struct instance *inst, uint16_t guest);
+
+/*
+ * The number under which clients know port @i, 0 for one that they do not. With an sshd in the
+ * container there are two ports for SSH, and 22 is the one by which the tenant logs in.
+ */
+uint16_t instance_shown_port(const struct instance *inst, size_t i);
 
 /* Does it run a container, or is it a bare VM? */
 bool instance_has_container(const struct instance *inst);

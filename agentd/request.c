@@ -12,14 +12,15 @@
 
 #include <math.h>
 
-#define IMAGE_MAX     255
-#define TAG_MAX       128
-#define ENV_NAME_MAX  256
-#define SSH_PORT      22
-#define MIB_PER_GIB   1024.0
-#define NESTING_MAX   16
-#define MEMORY_MIN    128  /* MiB; as the protocol has it */
-#define HOST_PORT_MIN 1024 /* the lower ones are the administrator's */
+#define IMAGE_MAX           255
+#define TAG_MAX             128
+#define ENV_NAME_MAX        256
+#define SSH_PORT            22
+#define CONTAINER_SSH_FIRST 2222
+#define MIB_PER_GIB         1024.0
+#define NESTING_MAX         16
+#define MEMORY_MIN          128  /* MiB; as the protocol has it */
+#define HOST_PORT_MIN       1024 /* the lower ones are the administrator's */
 
 #define ALNUM  "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 #define DIGITS "0123456789"
@@ -266,8 +267,10 @@ static int add_port(struct create_request *req, const struct port_request *port,
 				       port->host);
 	}
 	if (req->n_ports == PROTO_MAX_PORTS)
-		return err_set(reterr, -EINVAL, "%s holds more than %d ports (22 counts)", field,
-			       PROTO_MAX_PORTS);
+		return err_set(reterr, -EINVAL,
+			       "%s holds more than %d ports (22 counts, with ssh_enabled and an "
+			       "image twice)",
+			       field, PROTO_MAX_PORTS);
 	req->ports[req->n_ports++] = *port;
 	return 0;
 }
@@ -793,6 +796,25 @@ static int get_name(const json_t *body, struct create_request *req, struct err *
 	return 0;
 }
 
+/* What was asked for as port 22 becomes the container's; the VM gets another port of the host. */
+static int lead_ssh_to_container(struct create_request *req, struct err *reterr)
+{
+	const struct port_request ssh = {.guest = SSH_PORT, .proto = PORT_TCP};
+	uint16_t port = CONTAINER_SSH_FIRST;
+	size_t at = 0;
+
+	for (size_t i = 0; i < req->n_ports; i++)
+		if (req->ports[i].guest == SSH_PORT)
+			at = i;
+	for (size_t i = 0; i < req->n_ports; i++)
+		if (req->ports[i].guest == port) {
+			port++;
+			i = SIZE_MAX; /* once more from the first on */
+		}
+	req->ports[at].guest = req->container_ssh = port;
+	return add_port(req, &ssh, "ports", reterr);
+}
+
 static int parse_create(const json_t *body, struct create_request *req, struct err *reterr)
 {
 	int r = get_name(body, req, reterr);
@@ -808,7 +830,11 @@ static int parse_create(const json_t *body, struct create_request *req, struct e
 		r = get_disk(body, &req->disk_mib, reterr);
 	if (r == 0)
 		r = get_gpus(body, req, reterr);
-	return r == 0 ? get_ports(body, req, reterr) : r;
+	if (r == 0)
+		r = get_ports(body, req, reterr);
+	if (r == 0 && req->has_image && json_is_true(member(body, "ssh_enabled")))
+		r = lead_ssh_to_container(req, reterr);
+	return r;
 }
 
 int request_parse_create(const void *body, size_t len, struct create_request *ret_req,

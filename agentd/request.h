@@ -41,6 +41,7 @@ struct create_request {
 	const char *gpu_field;                  /* the member that asked for a GPU, or NULL */
 	struct port_request ports[PROTO_MAX_PORTS];
 	size_t n_ports;
+	uint16_t container_ssh; /* the VM's port that leads to the container's sshd; 0: none does */
 	/*
 	 * Owned; what belongs to the tenant's container and tunnel, checked and in one form: image
 	 * (with its tag), login, password, command, env, tunnel_token, secret_domain.
@@ -52,7 +53,9 @@ struct create_request {
 void create_request_done(struct create_request *req);
 
 /*
- * Reads the body of a create request. Port 22 is always among the ports of the result.
+ * Reads the body of a create request. Port 22 is always among the ports of the result: the VM's,
+ * by which it is managed. With ssh_enabled and an image the port that was asked for as 22 leads to
+ * the container, by another port of the VM.
  * Returns 0, or -EINVAL with the reason.
  */
 int request_parse_create(const void *body, size_t len, struct create_request *ret_req,

@@ -99,15 +99,16 @@ static json_t *keys_to_json(const struct instance *inst)
 
 static json_t *to_json(const struct instance *inst)
 {
-	return json_pack("{s:i, s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:b, s:o, s:o, s:o, s:o, "
-			 "s:o, s:O?}",
-			 "version", VERSION, "id", inst->id, "name", inst->name, "image",
-			 inst->image, "status", inst->status, "cpus", (int)inst->cpus, "memory_mib",
-			 (int)inst->memory_mib, "disk_mib", (int)inst->disk_mib, "created_at",
-			 (json_int_t)inst->created_s, "bare", inst->bare, "ports",
-			 ports_to_json(inst->ports), "tunnels", tunnels_to_json(inst), "gpus",
-			 gpus_to_json(inst->gpus), "keys", keys_to_json(inst), "run",
-			 run_to_json(&inst->run), "tenant", inst->tenant);
+	return json_pack("{s:i, s:i, s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:b, s:o, s:o, s:o, "
+			 "s:o, s:o, s:O?}",
+			 "version", VERSION, "container_ssh", (int)inst->container_ssh, "id",
+			 inst->id, "name", inst->name, "image", inst->image, "status", inst->status,
+			 "cpus", (int)inst->cpus, "memory_mib", (int)inst->memory_mib, "disk_mib",
+			 (int)inst->disk_mib, "created_at", (json_int_t)inst->created_s, "bare",
+			 inst->bare, "ports", ports_to_json(inst->ports), "tunnels",
+			 tunnels_to_json(inst), "gpus", gpus_to_json(inst->gpus), "keys",
+			 keys_to_json(inst), "run", run_to_json(&inst->run), "tenant",
+			 inst->tenant);
 }
 
 static void file_name(const char *id, char ret_name[static 64])
@@ -279,17 +280,18 @@ static int read_members(json_t *json, struct instance *inst, struct err *reterr)
 {
 	json_t *run, *ports, *keys, *tunnels = NULL, *gpus = NULL, *tenant = NULL;
 	const char *id, *name, *image, *status;
-	int version, cpus, memory, disk, bare, r;
+	int version, cpus, memory, disk, bare, container_ssh = 0, r;
 	json_int_t created;
 	json_error_t why;
 
 	if (json_unpack_ex(json, &why, 0,
 			   "{s:i, s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:b, s:o, s?o, s:o, s:o, "
-			   "s?o, s?o}",
+			   "s?o, s?o, s?i}",
 			   "version", &version, "id", &id, "name", &name, "image", &image, "status",
 			   &status, "cpus", &cpus, "memory_mib", &memory, "disk_mib", &disk,
 			   "created_at", &created, "bare", &bare, "ports", &ports, "gpus", &gpus,
-			   "keys", &keys, "run", &run, "tunnels", &tunnels, "tenant", &tenant) < 0)
+			   "keys", &keys, "run", &run, "tunnels", &tunnels, "tenant", &tenant,
+			   "container_ssh", &container_ssh) < 0)
 		return err_set(reterr, -EINVAL, "%s", why.text);
 	if (version != VERSION)
 		return err_set(reterr, -EINVAL, "version %d is not known to this agentd", version);
@@ -302,7 +304,10 @@ static int read_members(json_t *json, struct instance *inst, struct err *reterr)
 	inst->memory_mib = (uint32_t)memory;
 	inst->disk_mib = (uint32_t)disk;
 	inst->created_s = created;
+	if (container_ssh < 0 || container_ssh > UINT16_MAX)
+		return err_set(reterr, -EINVAL, "container_ssh is no port");
 	inst->bare = bare;
+	inst->container_ssh = (uint16_t)container_ssh;
 	inst->status = status_constant(status);
 	r = copy(inst->name, sizeof(inst->name), name, "name", reterr);
 	if (r == 0)

@@ -29,9 +29,12 @@ json_t *tunnels_instance_json(const struct instance *inst)
 	all = json_object();
 	for (size_t i = 0; i < proto_ports_count(inst->ports); i++) {
 		const struct proto_proxy proxy = tunnels_proxy(inst, i);
+		uint16_t shown = instance_shown_port(inst, i);
 		char guest[8];
 
-		(void)snprintf(guest, sizeof(guest), "%u", proxy.guest);
+		if (shown == 0)
+			continue;
+		(void)snprintf(guest, sizeof(guest), "%u", shown);
 		(void)json_object_set_new(all, guest,
 					  tunnel_json(inst->agentd, &inst->tunnels[i], &proxy));
 	}

@@ -127,9 +127,12 @@ json_t *view_ports(const struct instance *inst)
 	json_t *ports = json_object();
 
 	for (size_t i = 0; i < proto_ports_count(inst->ports); i++) {
+		uint16_t shown = instance_shown_port(inst, i);
 		char guest[8], host[8];
 
-		(void)snprintf(guest, sizeof(guest), "%u", inst->ports[i].guest);
+		if (shown == 0)
+			continue;
+		(void)snprintf(guest, sizeof(guest), "%u", shown);
 		(void)snprintf(host, sizeof(host), "%u", tunnels_client_port(inst, i));
 		(void)json_object_set_new(ports, guest, json_string(host));
 	}
@@ -150,12 +153,19 @@ json_t *view_gpus(const struct instance *inst)
 
 static json_t *view_ssh(const struct instance *inst)
 {
-	uint16_t port = instance_host_port(inst, SSH_PORT);
+	const struct container_seen *seen = &inst->seen.container;
+	bool inside = seen->login == PROTO_LOGIN_CONTAINER && seen->login_key[0] != '\0';
+	uint16_t port = instance_host_port(inst, inside ? inst->container_ssh : SSH_PORT);
+	const char *key = inside ? seen->login_key : inst->run.host_key;
+	const char *words = seen->login_words;
 
-	if (port == 0 || inst->run.host_key[0] == '\0')
+	if (port == 0 || key[0] == '\0')
 		return json_null();
-	return json_pack("{s:s, s:i, s:s, s:s}", "host", "127.0.0.1", "port", (int)port, "user",
-			 "root", "host_key", inst->run.host_key);
+	if (seen->login == PROTO_LOGIN_CONTAINER && !inside)
+		words = "the host key of the container's sshd is not known";
+	return json_pack("{s:s, s:i, s:s, s:s, s:s, s:s}", "host", "127.0.0.1", "port", (int)port,
+			 "user", "root", "host_key", key, "in", inside ? "container" : "vm",
+			 "detail", words);
 }
 
 static const char *view_accel(const struct instance *inst)

@@ -226,6 +226,12 @@ static void print_ssh(const struct instance *inst)
 	snprintf(text, sizeof(text), "qudatactl ssh %s  (%s@%s, port %u)", inst->id, ssh.user,
 		 ssh.host, ssh.port);
 	print_field("SSH", text, 0);
+	if (ssh.in && (STR_EQ(ssh.in, "container") || ssh.detail)) {
+		snprintf(text, sizeof(text), "into the %s%s%.300s",
+			 STR_EQ(ssh.in, "container") ? "container" : "VM", ssh.detail ? ": " : "",
+			 ssh.detail ? ssh.detail : "");
+		print_field("", text, 0);
+	}
 	print_field("Host key", ssh.host_key, 0);
 }
 

@@ -92,6 +92,8 @@ int instance_read_ssh(const struct instance *inst, struct instance_ssh *ret_ssh)
 	ssh.host = text_member(inst->ssh, "host");
 	ssh.user = text_member(inst->ssh, "user");
 	ssh.host_key = text_member(inst->ssh, "host_key");
+	ssh.in = text_member(inst->ssh, "in");
+	ssh.detail = text_member(inst->ssh, "detail");
 	port = int_member(inst->ssh, "port");
 	if (!ssh.host || !ssh.host_key || port == 0)
 		return -ENOENT;

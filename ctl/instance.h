@@ -15,6 +15,7 @@
 
 struct instance_ssh {
 	const char *host, *user, *host_key; /* borrowed */
+	const char *in, *detail; /* "container" or "vm", and why; NULL when not said. Untrusted */
 	uint16_t port;
 };
 

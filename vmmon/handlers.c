@@ -83,11 +83,14 @@ static void tell_container(struct vmmon *m, const char *vm, uint64_t generation,
 		.state = status->state,
 		.percent = status->percent,
 		.exit_code = status->exit_code,
+		.login = status->login.place,
 	};
 
 	memcpy(ev.vm, vm, sizeof(ev.vm));
 	proto_text_set(ev.id, sizeof(ev.id), status->id);
 	proto_text_set(ev.words, sizeof(ev.words), status->words);
+	proto_text_set(ev.login_key, sizeof(ev.login_key), status->login.host_key);
+	proto_text_set(ev.login_words, sizeof(ev.login_words), status->login.words);
 	if (status->state != PROTO_CONTAINER_PULLING)
 		log_event(LOG_INFO, "container state", LOG_STR("VM", vm),
 			  LOG_NUM("STATE", status->state), LOG_STR("WORDS", status->words));

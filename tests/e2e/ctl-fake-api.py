@@ -168,6 +168,14 @@ class Reading(Case):
         out, _ = self.ctl("--json", "status", "3f2a")
         self.assertEqual(json.loads(out), self.instances[0])
 
+    def test_where_ssh_leads(self):
+        self.instances[0]["ssh"].update({"in": "vm", "detail": ""})
+        self.assertNotIn("into the", self.ctl("status")[0])
+        self.instances[0]["ssh"].update({"in": "vm", "detail": "no sshd\x1b[31m"})
+        self.assertIn("          into the VM: no sshd\\x1b[31m\n", self.ctl("status")[0])
+        self.instances[0]["ssh"].update({"in": "container", "detail": ""})
+        self.assertIn("          into the container\n", self.ctl("status")[0])
+
     def test_gpus_of_an_instance(self):
         self.instances[0]["gpus"] = ["0000:01:00.0", "0000:81:00.0"]
         out, _ = self.ctl("status")

@@ -10,9 +10,16 @@ import urllib.request
 IMAGE = r"""
 set -e
 d=$(mktemp -d)
-mkdir -p "$d/bin" "$d/etc" "$d/tmp"
+mkdir -p "$d/bin" "$d/etc/ssh" "$d/tmp" "$d/usr/sbin" "$d/usr/bin" "$d/run"
+mkdir -m 700 "$d/root"
 cp /bin/busybox "$d/bin/"
-for n in sh tail cat env httpd echo sleep printf sync tr; do ln -s busybox "$d/bin/$n"; done
+cp /usr/sbin/sshd "$d/usr/sbin/"
+cp /usr/bin/ssh-keygen "$d/usr/bin/"
+for p in $(ldd /usr/sbin/sshd /usr/bin/ssh-keygen | grep -o '/[^ :]*' | sort -u); do [ "${p#*/lib}" = "$p" ] || cp -L --parents "$p" "$d"; done
+echo 'root:*:0:0:root:/root:/bin/sh
+sshd:*:100:65534::/run/sshd:/bin/false' >"$d/etc/passwd"
+: >"$d/etc/ssh/sshd_config"
+for n in mkdir chmod sh tail cat env httpd echo sleep printf sync tr; do ln -s busybox "$d/bin/$n"; done
 tar -C "$d" -c . | docker import - 127.0.0.1:5000/app/web:1
 rm -rf "$d"
 """
@@ -34,6 +41,7 @@ class Container:
         self.s = suite
         self.id = None
         self.container = None
+        self.vm_ssh = None
         self.env = {"NASTY": NASTY, "LONG": ("0123456789abcde\u00e9" * 2048)[:30000], "EMPTY": ""}
 
     def fetch(self, name, timeout=60):
@@ -57,6 +65,10 @@ class Container:
 
     def runs_from_a_registry(self):
         self.s.add_key(self.id)
+        known = self.s.scratch / f"known-vm-{self.id}"
+        known.write_text(f"guest-{self.id} {self.s.status(self.id)['ssh']['host_key']}\n")
+        self.vm_ssh = self.s.ssh_base(self.id, known=known)
+        assert self.s.status(self.id)["ssh"]["in"] == "vm"
         with open(shutil.which("docker-registry"), "rb") as program:
             subprocess.run(self.s.ssh_base(self.id) + ["cat >/root/docker-registry && chmod 755 /root/docker-registry"],
                            stdin=program, check=True, timeout=180)
@@ -75,6 +87,25 @@ class Container:
         assert any("image" in d or "container" in d for d in details), details
         self.container = seen["container_id"]
         assert len(self.container) == 64, seen
+
+    def vm(self, command):
+        return subprocess.run(self.vm_ssh + [command], check=True, timeout=90, stdin=subprocess.DEVNULL, capture_output=True)
+
+    def logs_in_to_the_container(self):
+        """Port 22 leads into the container, whose host key is told; the VM's own sshd keeps its port."""
+        deadline = time.monotonic() + 180
+        while (seen := self.s.status(self.id))["ssh"]["in"] != "container":
+            assert time.monotonic() < deadline and seen["status"] == "running", seen
+            time.sleep(0.2)
+        assert seen["ports"]["22"] == str(seen["ssh"]["port"]) and set(seen["ports"]) == {"22", "8080"}, seen
+        assert self.s.ssh(self.id, "echo $0; test -e /.dockerenv && cat /data/www/runs").stdout.startswith("sh\nrun\n")
+        assert self.vm("docker ps -q").stdout.strip()
+
+    def key_is_taken_back(self):
+        self.s.remove_key(self.id)
+        assert self.s.ssh(self.id, "true", check=False).returncode == 255
+        self.s.add_key(self.id)
+        self.s.ssh(self.id, "true")
 
     def port_answers(self):
         assert self.fetch("runs") == b"run\n"
@@ -106,10 +137,11 @@ class Container:
         seen = self.s.wait(self.id, "running")
         assert seen["container_id"] == self.container, "the same container"
         assert self.fetch("runs").startswith(b"run\nrun\n")
+        self.logs_in_to_the_container()
 
     def end_is_told(self):
         """A process that ends is an error with its code until the engine has started it again."""
-        self.s.ssh(self.id, "docker stop -t 1 qudata")
+        self.vm("docker stop -t 1 qudata")
         seen = self.s.wait(self.id, "error", timeout=60)
         assert "ended with exit code" in seen["error"], seen
         self.s.put(f"/v1/instances/{self.id}", {"action": "start"}).data
@@ -123,6 +155,6 @@ class Container:
 def engine(report, suite):
     case = Container(suite)
     for step in ("registry_that_is_away_is_told", "runs_from_a_registry", "port_answers", "environment_is_byte_exact",
-                 "logs_return", "vmmon_is_replaced_unnoticed", "end_is_told", "data_survives_stop_and_start", "delete"):
+                 "logs_return", "logs_in_to_the_container", "key_is_taken_back", "vmmon_is_replaced_unnoticed", "end_is_told", "data_survives_stop_and_start", "delete"):
         if not report.run(f"engine/{step}", getattr(case, step)):
             break

@@ -188,6 +188,9 @@ class Suite:
     def add_key(self, instance, name="key"):
         return self.post(f"/v1/instances/{instance}/ssh", {"ssh_pubkey": self.key(name)[1]}).data
 
+    def remove_key(self, instance, name="key"):
+        return self.delete(f"/v1/instances/{instance}/ssh", {"ssh_pubkey": self.key(name)[1]}).data
+
     def ssh_base(self, instance, key="key", known=None, checking="yes"):
         """An ssh command that knows only the pinned host key (or what the file @known says)."""
         info = self.status(instance)["ssh"]

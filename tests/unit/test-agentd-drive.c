@@ -713,6 +713,69 @@ static void test_container_survives_restarts(void **state)
 	until("running");
 }
 
+/* SSH into the container. */
+
+static void login_becomes(enum proto_login login, const char *key, const char *words)
+{
+	struct container_state_ev ev = {
+		.generation = w.generation, .state = PROTO_CONTAINER_RUNNING, .login = login};
+
+	memcpy(ev.vm, w.vm, sizeof(ev.vm));
+	proto_text_set(ev.login_key, sizeof(ev.login_key), key);
+	proto_text_set(ev.login_words, sizeof(ev.login_words), words);
+	server_event(&w.vmmon, PROTO_AGENTD, OP_CONTAINER_STATE, &ev);
+	settle(20);
+}
+
+static void expect_ssh(const char *in, int port, const char *shown_as, const char *words)
+{
+	json_t *json = view_instance_json(only());
+	json_t *ssh = json_object_get(json, "ssh"), *ports = json_object_get(json, "ports");
+
+	assert_string_equal(json_string_value(json_object_get(ssh, "in")), in);
+	assert_int_equal(json_integer_value(json_object_get(ssh, "port")), port);
+	assert_string_equal(json_string_value(json_object_get(ssh, "detail")), words);
+	assert_string_equal(json_string_value(json_object_get(ports, "22")), shown_as);
+	assert_int_equal(json_object_size(ports), 2);
+	json_decref(json);
+}
+
+static void test_ssh_into_the_container(void **state)
+{
+	char *wish;
+	unsigned int before;
+
+	(void)state;
+	bring_up_container();
+	only()->ports[2] = (struct proto_port){.host = 10003, .guest = 2222};
+	only()->container_ssh = 2222;
+	only()->run.had_keys = true;
+	assert_int_equal(instance_key_add(only(), HOST_KEY), 1);
+	assert_int_equal(store_save(w.a.store_fd, only()), 0);
+	wish = instance_container_wish(only());
+	assert_non_null(strstr(wish, "\"ports\":[8080],\"ssh\":2222"));
+	free(wish);
+	login_becomes(PROTO_LOGIN_TRYING, "", "looking");
+	expect_ssh("vm", 10001, "10003", "looking");
+	login_becomes(PROTO_LOGIN_CONTAINER, HOST_KEY, "");
+	expect_ssh("container", 10003, "10003", "");
+	login_becomes(PROTO_LOGIN_CONTAINER, "", "");
+	expect_ssh("vm", 10001, "10003", "the host key of the container's sshd is not known");
+	login_becomes(PROTO_LOGIN_VM, "", "no sshd");
+	expect_ssh("vm", 10001, "10001", "no sshd");
+	/* A vmmon that begins anew does not know the keys, whatever the VM's disk holds. */
+	only()->run.keys_on_disk = true;
+	before = *asked(OP_GUEST_SET_KEYS);
+	unserve(&w.vmmon, &w.vmmon_fd, &w.listen_vmmon);
+	settle(20);
+	vmmon_up();
+	while (*asked(OP_GUEST_SET_KEYS) == before)
+		settle(10);
+	agentd_down();
+	agentd_up();
+	assert_int_equal(only()->container_ssh, 2222);
+}
+
 static void test_guest_refuses_keys(void **state)
 {
 	(void)state;
@@ -1187,6 +1250,7 @@ int main(void)
 		CASE(test_container_fails),
 		CASE(test_container_survives_restarts),
 		CASE(test_guest_refuses_keys),
+		CASE(test_ssh_into_the_container),
 		CASE(test_transient_failure_is_tried_again),
 		CASE(test_refusal_is_final_and_says_why),
 		CASE(test_vm_dies),

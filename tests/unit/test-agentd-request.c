@@ -64,10 +64,38 @@ static void test_union_of_dialects(void **state)
 	assert_int_equal(req.disk_mib, 50 * 1024);
 	assert_int_equal(req.gpus, 1);
 	assert_string_equal(req.gpu_field, "gpu_addr");
-	assert_int_equal(req.n_ports, 3);
+	assert_int_equal(req.n_ports, 4);
 	assert_int_equal(port(&req, 8080)->host, 0);
 	assert_int_equal(port(&req, 3000)->host, 3000);
 	assert_int_equal(port(&req, 22)->proto, PORT_TCP);
+	assert_int_equal(req.container_ssh, 2222);
+	assert_int_equal(port(&req, 2222)->proto, PORT_TCP);
+	create_request_done(&req);
+}
+
+/* The port that is asked for is the container's; the VM's own is any other. */
+static void test_ssh_of_the_container(void **state)
+{
+	struct create_request req;
+	struct err why;
+
+	(void)state;
+	assert_int_equal(parse("{\"image\":\"a\",\"ssh_enabled\":true,\"ports\":{\"2223\":\"auto\","
+			       "\"22\":\"10022\",\"2222\":\"auto\"}}",
+			       &req, &why),
+			 0);
+	assert_int_equal(req.container_ssh, 2224);
+	assert_int_equal(port(&req, 2224)->host, 10022);
+	assert_int_equal(port(&req, 22)->host, 0);
+	assert_int_equal(req.n_ports, 4);
+	create_request_done(&req);
+	assert_int_equal(parse("{\"image\":\"a\",\"ssh_enabled\":false}", &req, &why), 0);
+	assert_int_equal(req.container_ssh, 0);
+	assert_int_equal(req.n_ports, 1);
+	create_request_done(&req);
+	assert_int_equal(parse("{\"ssh_enabled\":true}", &req, &why), 0);
+	assert_int_equal(req.container_ssh, 0);
+	assert_int_equal(req.n_ports, 1);
 	create_request_done(&req);
 }
 
@@ -473,6 +501,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_union_of_dialects),
+		cmocka_unit_test(test_ssh_of_the_container),
 		cmocka_unit_test(test_empty_object_is_a_bare_vm),
 		cmocka_unit_test(test_sizing_variables),
 		cmocka_unit_test(test_env_values),
