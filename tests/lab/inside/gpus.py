@@ -10,7 +10,7 @@ import time
 
 from binding import Unchanged, is_bound, leaks, records
 from guestlib import (PCI, add_key, await_that, create, ctl, delete, driver, functions, in_guest, install, instances,
-                      nodes_of, qemu_pids, read, run, state)
+                      main_pid, nodes_of, qemu_pids, read, run, state)
 from verdicts import explain
 
 STATE = pathlib.Path("/root/gpus-before-reboot.json")
@@ -216,6 +216,46 @@ def after_reboot():
     assert driver(mine[0]) == "bochs-drm" and not records(), (driver(mine[0]), records())
 
 
+UNIT = """[Service]
+ExecStart=/bin/sh -c 'until [ -e {node} ]; do sleep 0.1; done; exec sleep infinity <{node}'
+"""
+
+
+def a_service_is_stopped_and_started():
+    """By the real systemd: a unit that policy lets us stop holds the card's sound, and has it again in the end. Not a
+    node of the display: at its last close the kernel's own console lights up the picture, which is another reason."""
+    mine = functions("audio")
+    drivers = [driver(a) for a in mine]
+    node = f"/dev/snd/by-path/pci-{mine[1]}"
+    unit = pathlib.Path("/run/systemd/system/nvidia-persistenced.service")
+
+    def is_held():
+        pid = main_pid(unit.stem)
+        return pid > 0 and os.path.realpath(f"/proc/{pid}/fd/0") == os.path.realpath(node) != node
+
+    unit.write_text(UNIT.format(node=node), encoding="ascii")
+    run("systemctl", "daemon-reload")
+    try:
+        with Unchanged():
+            run("systemctl", "start", unit.name)
+            await_that("the unit holds the device", is_held)
+            before = main_pid(unit.stem)
+            assert listed()[mine[0]]["verdict"] == "rentable", listed()[mine[0]]
+            ctl("create", "--cpus", "1", "--memory", "512M", "--gpus", mine[0])
+            await_that("the GPU is taken", lambda: {driver(a) for a in mine} == {"vfio-pci"}, 60)
+            assert main_pid(unit.stem) == 0, run("systemctl", "status", unit.name, check=False).stdout
+            for instance in instances():
+                gone(instance["instance_id"])
+            await_that("the host has its device", lambda: [driver(a) for a in mine] == drivers, 60)
+            await_that("the unit holds the device again", is_held)
+            assert main_pid(unit.stem) != before
+            await_that("no record is left", lambda: not records(), 20)
+    finally:
+        run("systemctl", "stop", unit.name)
+        unit.unlink()
+        run("systemctl", "daemon-reload")
+
+
 def fifty_lives():
     """Bind, boot, look, delete, again and again: nothing piles up."""
     cards = (functions("alone"), functions("second"))
@@ -236,7 +276,8 @@ def fifty_lives():
 
 GROUPS = {
     "gpus": (the_suite_is_up, api_lists_the_gpus, a_guest_sees_its_gpu, two_side_by_side, stop_and_start_keep_the_gpu,
-             refused_with_every_reason, the_vm_is_killed, daemons_killed_while_it_runs),
+             refused_with_every_reason, the_vm_is_killed, daemons_killed_while_it_runs,
+             a_service_is_stopped_and_started),
     "fifty-lives": (the_suite_is_up, fifty_lives),
     "gpu-kills": (the_suite_is_up, killed_while_it_begins_and_ends),
     "gpu-reboot-before": (the_suite_is_up, before_reboot),
