@@ -397,6 +397,11 @@ static const char *refusal_text(const struct instance *inst, enum step step,
 			       inst->disk_mib, inst->image);
 	else if (step == STEP_START && status == PROTO_CONFLICT)
 		(void)snprintf(buf, size, "a host port is used by another VM");
+	else if (step == STEP_START && status == PROTO_MISMATCH)
+		(void)snprintf(buf, size,
+			       "the base image %s was replaced or changed since the VM first "
+			       "started; put back the one that it was",
+			       inst->image);
 	else if (step == STEP_START && status == PROTO_LIMIT)
 		(void)snprintf(buf, size, "this host has no room for %u CPUs and %u MiB%s",
 			       inst->cpus, inst->memory_mib,

@@ -227,7 +227,8 @@ void vm_revoked(struct broker *b, struct vm *vm);
 /* Writes vm->rec; a failure is logged, too. */
 int vm_save(struct broker *b, struct vm *vm);
 bool vm_is_up(const struct vm *vm);
-/* Of an act that went wrong by @r: PROTO_NO_SPACE or PROTO_FAILED. */
+/* Of an act that went wrong by @r: PROTO_LIMIT, _MISMATCH (another base image), _NO_SPACE, _FAILED.
+ */
 enum proto_status failure(int r);
 
 /* Every path below is relative to a directory that only root or we can change. */

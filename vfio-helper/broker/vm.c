@@ -22,6 +22,8 @@ enum proto_status failure(int r)
 {
 	if (r == -E2BIG)
 		return PROTO_LIMIT;
+	if (r == -ESTALE) /* check_base() */
+		return PROTO_MISMATCH;
 	return r == -ENOSPC || r == -EDQUOT ? PROTO_NO_SPACE : PROTO_FAILED;
 }
 
