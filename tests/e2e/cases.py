@@ -156,11 +156,18 @@ class Life:
         self.s.ssh(self.id, "pkill timeout")
 
     def figures_come_back(self):
-        """Whoever kills the command in the guest is told nothing more than that it comes back."""
+        """Whoever kills the command in the guest is told nothing more than that it comes back: and looks for GPUs anew."""
+        self.s.ssh(self.id, "cat >/usr/local/bin/nvidia-smi && chmod +x /usr/local/bin/nvidia-smi",
+                   stdin="#!/bin/sh\ntest \"$2\" = -lms || exit 1\n"
+                         "while echo '0, 97, 61, 10240, 81920, 350.25' && sleep 1; do :; done\n")
         self.s.ssh(self.id, "pkill -9 -f qudata-metrics.1")
         after = self.figures("?limit=1")["newest"]
         assert self.more_figures(after, 5)["health"] == "healthy"
-        assert self.s.ssh(self.id, "pgrep -c -f 'sh -c.*qudata-metrics.1'").stdout.strip() in ("1", "2")
+        wait_for("a GPU's figures", lambda: self.figures("?limit=1")["samples"][0]["gpus"] == [
+            {"index": 0, "percent": 97, "celsius": 61, "memory_used": 10 * 2**30, "memory_total": 80 * 2**30,
+             "watts": 350.2}], 60)
+        self.s.ssh(self.id, "rm /usr/local/bin/nvidia*; pkill -f '[n]vidia-smi'")
+        wait_for("no figures of a GPU that has gone", lambda: self.figures("?limit=1")["samples"][0]["gpus"] == [], 60)
 
     def boot_failure_has_the_last_lines(self):
         """A guest that hangs at its boot and is killed there: what it said last is in the error."""
