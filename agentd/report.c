@@ -105,8 +105,7 @@ static void on_figures(void *arg, enum proto_status answer, const void *body, st
 	metrics_sum_gpus(&list, &f->gpu_util, &f->gpu_temp, &f->mem_util);
 }
 
-/* What came last goes out now; what is asked for now goes out next time. */
-static void figures(void *ctx, struct control_stats *stats)
+void report_gpus(void *ctx, struct control_stats *stats)
 {
 	struct agentd *a = ctx;
 	const struct instance *inst = reported(a);
@@ -147,7 +146,7 @@ int report_start(struct agentd *a, struct err *reterr)
 	const struct controlplane_calls calls = {.ctx = a,
 						 .describe = describe,
 						 .status = status,
-						 .figures = figures,
+						 .figures = report_gpus,
 						 .tunnels = tunnels};
 
 	return controlplane_start(a->cp, a->base, &calls, reterr);

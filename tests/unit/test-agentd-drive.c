@@ -6,6 +6,7 @@
  */
 #include "agentd/agentd.h"
 #include "agentd/lastwords.h"
+#include "agentd/report.h"
 #include "agentd/store.h"
 #include "agentd/view.h"
 #include "common/ipc.h"
@@ -44,6 +45,7 @@ struct world {
 	char wish[4096];             /* the last that CONTAINER_SET brought */
 	const char *console;         /* what CONSOLE_READ gives; NULL: nothing */
 	uint64_t console_generation; /* whose it is */
+	uint64_t sample;             /* number of METRICS_READ's only one; 0: none */
 	enum proto_health health;    /* what GUEST_WATCH says */
 	uint64_t leased[PROTO_MAX_GPUS];
 	uint32_t quarantined;       /* what GPU_RELEASE will say */
@@ -190,6 +192,34 @@ static int answer_console(struct console_read_rep *rep, struct fdlist *fds)
 	return PROTO_OK;
 }
 
+static int answer_metrics(struct metrics_read_rep *rep, struct fdlist *fds)
+{
+	struct {
+		struct proto_header header;
+		struct metrics_sample_ev sample;
+		struct proto_header gpu_header;
+		struct metrics_gpu_ev gpu;
+	} records = {
+		.header = {.op = OP_METRICS_SAMPLE,
+			   .kind = PROTO_EVENT,
+			   .len = sizeof(records.sample)},
+		.sample = {.number = w.sample, .cpu_permille = 1, .gpus = 1},
+		.gpu_header = {.op = OP_METRICS_GPU,
+			       .kind = PROTO_EVENT,
+			       .len = sizeof(records.gpu)},
+		.gpu = {.number = w.sample,
+			.percent = 97,
+			.celsius = 61,
+			.used_mib = 1,
+			.total_mib = 4},
+	};
+
+	*rep = (struct metrics_read_rep){
+		.newest = w.sample, .samples = 1, .bytes = sizeof(records), .interval_ms = 500};
+	(void)fdlist_add(fds, fd_memfd_sealed("metrics", &records, sizeof(records)));
+	return w.sample ? PROTO_OK : PROTO_NOT_FOUND;
+}
+
 static int answer_vmmon(uint32_t op, void *rep, struct fdlist *fds)
 {
 	int fd = fdlist_take(fds);
@@ -223,6 +253,8 @@ static int answer_vmmon(uint32_t op, void *rep, struct fdlist *fds)
 			w.n_keys += text[i] == '\n' && text[i - 1] != '\n';
 		((struct guest_set_keys_rep *)rep)->keys = w.n_keys;
 		return n < 0 ? PROTO_INVALID : PROTO_OK;
+	case OP_METRICS_READ:
+		return answer_metrics(rep, fds);
 	case OP_CONSOLE_READ:
 		return answer_console(rep, fds);
 	case OP_CONTAINER_SET:
@@ -1028,6 +1060,56 @@ static void test_health(void **state)
 	assert_non_null(strstr(view_instance(only()), "\"health_detail\":\"\""));
 }
 
+/* The control plane gets what came last, at once, and nothing that is not known. */
+static void test_gpu_figures_for_the_control_plane(void **state)
+{
+	const struct control_stats unknown = {.gpu_util = CONTROL_UNKNOWN,
+					      .gpu_temp = CONTROL_UNKNOWN,
+					      .mem_util = CONTROL_UNKNOWN};
+	struct control_stats stats = unknown;
+
+	(void)state;
+	report_gpus(&w.a, &stats);
+	assert_int_equal(*asked(OP_METRICS_READ), 0); /* there is no instance */
+	bring_up();
+	report_gpus(&w.a, &stats);
+	settle(50);
+	report_gpus(&w.a, &stats);
+	assert_memory_equal(&stats, &unknown, sizeof(stats)); /* and no sample */
+	settle(50);
+	w.sample = 7;
+	report_gpus(&w.a, &stats);
+	report_gpus(&w.a, &stats); /* one question at a time */
+	assert_memory_equal(&stats, &unknown, sizeof(stats));
+	settle(50);
+	assert_int_equal(*asked(OP_METRICS_READ), 3);
+	report_gpus(&w.a, &stats);
+	assert_int_equal(stats.gpu_util, 97000);
+	assert_int_equal(stats.gpu_temp, 61000);
+	assert_int_equal(stats.mem_util, 25000);
+	/* vmmon goes away, and agentd does not wait for it. */
+	unserve(&w.vmmon, &w.vmmon_fd, &w.listen_vmmon);
+	settle(50);
+	stats = unknown;
+	report_gpus(&w.a, &stats);
+	assert_int_equal(stats.gpu_util, 97000);
+	vmmon_up();
+	settle(100);
+	/* A sample that has stayed is old some time. */
+	w.a.figures.told_ms -= 5000;
+	stats = unknown;
+	report_gpus(&w.a, &stats);
+	settle(50);
+	report_gpus(&w.a, &stats);
+	assert_memory_equal(&stats, &unknown, sizeof(stats));
+	w.sample = 8;
+	settle(50);
+	report_gpus(&w.a, &stats);
+	settle(50);
+	report_gpus(&w.a, &stats);
+	assert_int_equal(stats.gpu_util, 97000);
+}
+
 /* Somebody has removed the disk: said, and never replaced by an empty one. */
 static void test_disk_is_lost(void **state)
 {
@@ -1262,6 +1344,7 @@ int main(void)
 		CASE(test_failed_boot_has_last_words),
 		CASE(test_last_words),
 		CASE(test_health),
+		CASE(test_gpu_figures_for_the_control_plane),
 		CASE(test_disk_is_lost),
 		CASE(test_gpu_life),
 		CASE(test_gpu_refusal_is_final_and_says_why),
