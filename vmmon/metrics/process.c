@@ -53,6 +53,10 @@ int process_find(const char *socket, int *ret_fd)
 
 	if (conn < 0)
 		return conn;
+	/*
+	 * A connection of its own, for the first may be older than QEMU's listen(). QEMU takes one
+	 * at a time: this one is found closed, and passed over, when the first has ended.
+	 */
 	r = ipc_peer_cred(conn, &cred);
 	if (r < 0)
 		return r;
