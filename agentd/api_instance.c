@@ -116,6 +116,36 @@ static unsigned choose_ports(struct agentd *a, const struct create_request *crea
 	return r == 0 ? 0 : r == -ERANGE ? 422 : 409;
 }
 
+/*
+ * Without VMs. Engines give GPUs by number and to whoever asks: one instance at a time has some, so
+ * that none are shared.
+ */
+static unsigned check_on_host(const struct agentd *a, const struct create_request *create,
+			      struct err *why)
+{
+	struct instance *inst;
+
+	if (!create->has_image) {
+		(void)err_set(why, 0,
+			      "image: this host runs containers without VMs (backend = container "
+			      "in agentd.conf), so an image is needed");
+		return 422;
+	}
+	if (create->gpu_addresses[0] != 0) {
+		(void)err_set(why, 0,
+			      "%s: containers without VMs get GPUs by number, not by address",
+			      create->gpu_field);
+		return 422;
+	}
+	TAILQ_FOREACH(inst, &a->instances, link)
+	if (create->gpus > 0 && inst->host_gpus > 0) {
+		(void)err_set(why, 0, "%s: instance %s has GPUs; one container at a time may",
+			      create->gpu_field, inst->id);
+		return 409;
+	}
+	return 0;
+}
+
 /* Fills a new instance from the request. Returns 0, or the HTTP status of the refusal. */
 static unsigned fill(struct agentd *a, const struct create_request *create, struct instance *inst,
 		     struct err *why)
@@ -132,7 +162,11 @@ static unsigned fill(struct agentd *a, const struct create_request *create, stru
 	inst->container_ssh = create->container_ssh;
 	(void)snprintf(inst->name, sizeof(inst->name), "%s", create->name);
 	(void)snprintf(inst->image, sizeof(inst->image), "%s", a->config.base_image);
-	status = check_ceilings(a, inst, why);
+	inst->on_host = a->config.backend == BACKEND_CONTAINER;
+	inst->host_gpus = inst->on_host ? create->gpus : 0;
+	status = inst->on_host ? check_on_host(a, create, why) : 0;
+	if (status == 0)
+		status = check_ceilings(a, inst, why);
 	if (status == 0)
 		status = check_room(a, why);
 	if (status == 0)
@@ -346,7 +380,7 @@ static void create(struct agentd *a, struct http_request *req, bool bare)
 
 	if (r < 0)
 		reply_error(req, r == -ENOMEM ? 500 : 400, "%s", why.text);
-	else if (wish.gpus > 0)
+	else if (wish.gpus > 0 && a->config.backend == BACKEND_VM)
 		create_with_gpus(a, req, &wish, bare);
 	else
 		create_now(a, req, &wish, bare, none);

@@ -13,6 +13,7 @@
 
 static const char *const naming_words[] = {"colon", "label", NULL};
 static const char *const tls_words[] = {"off", "encrypt", "verify", NULL};
+static const char *const backend_words[] = {"vm", "container", NULL};
 static const char *const on_end_words[] = {"report", "restart", NULL};
 
 #define KEY(k, t, member)         .name = (k), .type = (t), CONF_MEMBER(struct agentd_config, member)
@@ -41,6 +42,7 @@ static const struct conf_key keys[] = {
 	{NUMBER("frp_port", frp_port, 1, UINT16_MAX)},
 	{KEY("frp_naming", CONF_ENUM, frp_naming), .words = naming_words},
 	{KEY("frp_tls", CONF_ENUM, frp_tls), .words = tls_words},
+	{KEY("backend", CONF_ENUM, backend), .words = backend_words},
 	{KEY("base_image", CONF_NAME, base_image)},
 	{KEY("pci_ids", CONF_PATH, pci_ids)},
 	{NUMBER("port", port, 0, UINT16_MAX)},

@@ -17,6 +17,12 @@ enum on_end {
 	ON_END_RESTART, /* start it again */
 };
 
+/* What a new instance runs in. */
+enum backend {
+	BACKEND_VM,
+	BACKEND_CONTAINER, /* its container is on this host, without a VM */
+};
+
 struct agentd_config {
 	char data_dir[256];
 	char ctl_socket[CONFIG_PATH_SIZE];
@@ -38,6 +44,7 @@ struct agentd_config {
 	uint32_t frp_port;
 	int frp_naming; /* enum proto_naming */
 	int frp_tls;    /* enum proto_tls */
+	int backend;    /* enum backend */
 	char base_image[PROTO_NAME_SIZE];
 	char pci_ids[256]; /* names of GPUs; need not exist */
 	uint32_t port;     /* 0: the first free one of 15001-15300 */

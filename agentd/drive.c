@@ -33,6 +33,9 @@ union step_request {
 	struct guest_set_keys_req keys;
 	struct container_set_req container;
 	struct guest_discard_req discard;
+	struct host_run_req host_run;
+	struct host_stop_req host_stop;
+	struct host_remove_req host_remove;
 };
 
 /* One step that another daemon takes. */
@@ -119,7 +122,7 @@ static int fill_keys(struct instance *inst, union step_request *req, int *ret_fd
 	return 0;
 }
 
-static int fill_container(struct instance *inst, union step_request *req, int *ret_fd)
+static int fill_wish(struct instance *inst, union step_request *req, int *ret_fd)
 {
 	char *text = instance_container_wish(inst);
 	int fd = text ? fd_memfd_sealed("container-wish", text, strlen(text)) : -ENOMEM;
@@ -127,10 +130,23 @@ static int fill_container(struct instance *inst, union step_request *req, int *r
 	if (text)
 		explicit_bzero(text, strlen(text));
 	free(text);
-	req->container.generation = inst->seen.generation;
+	(void)req;
 	if (fd < 0)
 		return fd;
 	*ret_fd = fd;
+	return 0;
+}
+
+static int fill_container(struct instance *inst, union step_request *req, int *ret_fd)
+{
+	req->container.generation = inst->seen.generation;
+	return fill_wish(inst, req, ret_fd);
+}
+
+static int fill_host_stop(struct instance *inst, union step_request *req, int *ret_fd)
+{
+	(void)ret_fd;
+	req->host_stop.grace_s = inst->agentd->config.stop_grace_s;
 	return 0;
 }
 
@@ -251,6 +267,53 @@ static void done_container(struct instance *inst, const void *body)
 	inst->seen.container_set = true;
 }
 
+/*
+ * Takes in what vmmon says of the container. When vmmon begins anew and finds its way to one that
+ * runs, nothing has changed yet: then it says false.
+ */
+static bool container_is(struct instance *inst, enum proto_container_state state)
+{
+	struct container_seen *seen = &inst->seen.container;
+
+	if (seen->state == PROTO_CONTAINER_NONE &&
+	    (state == PROTO_CONTAINER_WAITING || state == PROTO_CONTAINER_STARTING) &&
+	    instance_container_state(inst) == PROTO_CONTAINER_RUNNING)
+		return false;
+	if (seen->state != state)
+		seen->words[0] = '\0';
+	seen->state = state;
+	return true;
+}
+
+static void host_told(struct instance *inst, enum goal goal, uint32_t state)
+{
+	inst->seen.container_set = true;
+	inst->seen.host_told = goal;
+	(void)container_is(inst, (enum proto_container_state)state);
+	agentd_changed(inst->agentd, inst);
+}
+
+static void done_host_run(struct instance *inst, const void *body)
+{
+	const struct host_run_rep *rep = body;
+
+	host_told(inst, GOAL_RUN, rep->state);
+}
+
+static void done_host_stop(struct instance *inst, const void *body)
+{
+	const struct host_stop_rep *rep = body;
+
+	host_told(inst, GOAL_STOP, rep->state);
+}
+
+static void done_host_remove(struct instance *inst, const void *body)
+{
+	const struct host_remove_rep *rep = body;
+
+	host_told(inst, GOAL_DELETE, rep->state);
+}
+
 static void done_bind(struct instance *inst, const void *body)
 {
 	const struct gpu_bind_rep *rep = body;
@@ -310,6 +373,9 @@ static const struct remote_step remotes[STEP_COUNT] = {
 	[STEP_KILL] = {OP_VM_KILL, PEER_HELPER, 10000, false, fill_kill, done_kill},
 	[STEP_FORGET] = {OP_VM_FORGET, PEER_HELPER, 60000, false, NULL, done_forget},
 	[STEP_DISCARD] = {OP_GUEST_DISCARD, PEER_VMMON, 10000, false, NULL, done_discard},
+	[STEP_HOST_RUN] = {OP_HOST_RUN, PEER_VMMON, 10000, true, fill_wish, done_host_run},
+	[STEP_HOST_STOP] = {OP_HOST_STOP, PEER_VMMON, 10000, false, fill_host_stop, done_host_stop},
+	[STEP_HOST_REMOVE] = {OP_HOST_REMOVE, PEER_VMMON, 10000, false, NULL, done_host_remove},
 };
 
 /* Trouble. */
@@ -552,7 +618,10 @@ _Static_assert(offsetof(struct vm_describe_req, vm) == 0 &&
 		       offsetof(struct gpu_release_req, vm) == 0 &&
 		       offsetof(struct guest_enrol_req, vm) == 0 &&
 		       offsetof(struct guest_set_keys_req, vm) == 0 &&
-		       offsetof(struct guest_discard_req, vm) == 0,
+		       offsetof(struct guest_discard_req, vm) == 0 &&
+		       offsetof(struct host_run_req, vm) == 0 &&
+		       offsetof(struct host_stop_req, vm) == 0 &&
+		       offsetof(struct host_remove_req, vm) == 0,
 	       "start_remote() names the VM at the wrong place");
 
 struct step_call {
@@ -733,6 +802,24 @@ static void take_adopt(struct instance *inst)
 	(void)store_run(inst, &next);
 }
 
+static void take_host_begin(struct instance *inst)
+{
+	struct run next = inst->run;
+
+	next.started_generation = PROTO_HOST_GENERATION;
+	(void)store_run(inst, &next);
+}
+
+static void take_host_stopped(struct instance *inst)
+{
+	struct run next = inst->run;
+
+	next.started_generation = next.container_generation = 0;
+	if (next.restart == RESTART_STOPPING)
+		next.restart = RESTART_STARTING;
+	(void)store_run(inst, &next);
+}
+
 static void take_lost(struct instance *inst)
 {
 	fail(inst, STEP_LOST, "the VM's disk or seed is no longer on this host");
@@ -745,6 +832,8 @@ static void (*const locals[STEP_COUNT])(struct instance *inst) = {
 	[STEP_BOOT_TIMEOUT] = take_boot_timeout,
 	[STEP_ENDED] = take_ended,
 	[STEP_LOST] = take_lost,
+	[STEP_HOST_BEGIN] = take_host_begin,
+	[STEP_HOST_STOPPED] = take_host_stopped,
 };
 
 /* The last step: says whether the instance is gone now. */
@@ -804,6 +893,7 @@ static struct decision decide(struct instance *inst, uint64_t now_ms)
 		.seen = &inst->seen,
 		.has_gpus = proto_gpus_count(inst->gpus) > 0,
 		.has_container = instance_has_container(inst),
+		.on_host = inst->on_host,
 		.helper_up = peers_up(a->peers, PEER_HELPER),
 		.vmmon_up = peers_up(a->peers, PEER_VMMON),
 		.now_ms = now_ms,
@@ -890,6 +980,7 @@ void drive_peer_changed(void *ctx, enum peer_id id, bool up)
 		}
 		if (id == PEER_VMMON) {
 			inst->seen.watched = false;
+			inst->seen.container_set = false;
 			/* Which container it is stays known. */
 			inst->seen.container.state = PROTO_CONTAINER_NONE;
 			inst->seen.container.words[0] = '\0';
@@ -927,21 +1018,16 @@ static void on_container_state(struct agentd *a, const struct container_state_ev
 	struct instance *inst = agentd_find(a, ev->vm);
 	enum proto_container_state state = (enum proto_container_state)ev->state;
 	struct container_seen *seen;
+	bool mine = inst &&
+		    (inst->on_host ? ev->generation == PROTO_HOST_GENERATION
+				   : inst->seen.watched && inst->seen.generation == ev->generation);
 
-	if (!inst || !inst->seen.watched || inst->seen.generation != ev->generation)
+	if (!mine || !container_is(inst, state))
 		return;
 	seen = &inst->seen.container;
-	/* vmmon begins anew and finds its way to a container that runs: nothing has changed yet. */
-	if (seen->state == PROTO_CONTAINER_NONE &&
-	    (state == PROTO_CONTAINER_WAITING || state == PROTO_CONTAINER_STARTING) &&
-	    instance_container_state(inst) == PROTO_CONTAINER_RUNNING)
-		return;
-	*seen = (struct container_seen){
-		.state = state,
-		.percent = ev->percent,
-		.exit_code = ev->exit_code,
-		.login = (enum proto_login)ev->login,
-	};
+	seen->percent = ev->percent;
+	seen->exit_code = ev->exit_code;
+	seen->login = (enum proto_login)ev->login;
 	memcpy(seen->login_key, ev->login_key, sizeof(seen->login_key));
 	memcpy(seen->login_words, ev->login_words, sizeof(seen->login_words));
 	memcpy(seen->id, ev->id, sizeof(seen->id));

@@ -71,6 +71,8 @@ uint16_t instance_shown_port(const struct instance *inst, size_t i)
 
 bool instance_alive(const struct instance *inst)
 {
+	if (inst->on_host)
+		return inst->run.started_generation != 0;
 	/* Until it is described anew, what the record says is the best that is known. */
 	if (!inst->seen.described)
 		return inst->run.started_generation != 0;
@@ -95,6 +97,21 @@ enum proto_container_state instance_container_state(const struct instance *inst)
 		       : PROTO_CONTAINER_WAITING;
 }
 
+/* What a wish for this host has in place of ports of a guest. */
+static void put_host(json_t *wish, const struct instance *inst)
+{
+	json_t *publish = json_array();
+
+	for (size_t i = 0; i < proto_ports_count(inst->ports); i++)
+		(void)json_array_append_new(publish, json_pack("[i, i]", (int)inst->ports[i].guest,
+							       (int)inst->ports[i].host));
+	(void)json_object_set_new(wish, "publish", publish);
+	(void)json_object_set_new(wish, "cpus", json_integer(inst->cpus));
+	(void)json_object_set_new(wish, "memory_mib", json_integer(inst->memory_mib));
+	(void)json_object_set_new(wish, "disk_mib", json_integer(inst->disk_mib));
+	(void)json_object_set_new(wish, "gpus", json_integer(inst->host_gpus));
+}
+
 static json_t *container_ports(const struct instance *inst)
 {
 	json_t *ports = json_array();
@@ -117,11 +134,15 @@ char *instance_container_wish(const struct instance *inst)
 		if (value)
 			(void)json_object_set(wish, members[i], value);
 	}
-	(void)json_object_set_new(wish, "ports", container_ports(inst));
-	if (inst->container_ssh != 0)
-		(void)json_object_set_new(wish, "ssh", json_integer(inst->container_ssh));
-	(void)json_object_set_new(wish, "gpus",
-				  json_integer((json_int_t)proto_gpus_count(inst->gpus)));
+	if (inst->on_host) {
+		put_host(wish, inst);
+	} else {
+		(void)json_object_set_new(wish, "ports", container_ports(inst));
+		if (inst->container_ssh != 0)
+			(void)json_object_set_new(wish, "ssh", json_integer(inst->container_ssh));
+		(void)json_object_set_new(wish, "gpus",
+					  json_integer((json_int_t)proto_gpus_count(inst->gpus)));
+	}
 	text = json_dumps(wish, JSON_COMPACT);
 	json_decref(wish);
 	return text;

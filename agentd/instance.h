@@ -92,7 +92,8 @@ struct seen {
 	uint64_t end_deadline_ms; /* monotonic; how long to wait for the helper's word on the end */
 	enum proto_health health; /* with @watched */
 	char health_words[128];   /* why not well; may be "" */
-	bool container_set; /* vmmon has the wish for the container, since it began to watch */
+	bool container_set;  /* vmmon has the wish for the container, since it began to watch */
+	enum goal host_told; /* with that: what vmmon is to make of a container on this host */
 	struct container_seen container;
 	bool enrolled; /* vmmon has answered GUEST_ENROL since the last look for the seed */
 	bool leased;   /* the VM holds GPUs, as the description says */
@@ -123,6 +124,8 @@ struct instance {
 	struct run run;
 	char *keys[INSTANCE_KEYS_MAX]; /* owned lines */
 	size_t n_keys;
+	bool on_host;       /* its container is on this host, without a VM */
+	uint32_t host_gpus; /* how many of this host's it gets then */
 	/* Not stored: */
 	bool tunnels_told; /* frp-supervisor knows the tunnels as they are now */
 	bool quarantined;  /* its file could not be read; only deletion is possible */

@@ -150,8 +150,60 @@ static struct decision decide_gone(const struct situation *s)
 	return now(STEP_START);
 }
 
+/* Has vmmon been told to bring the container on this host to @goal? */
+static bool host_told(const struct situation *s, enum goal goal)
+{
+	return s->seen->container_set && s->seen->host_told == goal;
+}
+
+static struct decision decide_host_stop(const struct situation *s)
+{
+	const struct run *run = s->run;
+
+	if (!host_told(s, GOAL_STOP))
+		return now(STEP_HOST_STOP);
+	if (s->seen->container.state != PROTO_CONTAINER_STOPPED)
+		return now(STEP_WAIT_HOST_STOP);
+	return now(run->started_generation != 0 || run->restart == RESTART_STOPPING
+			   ? STEP_HOST_STOPPED
+			   : STEP_NONE);
+}
+
+static struct decision decide_host_delete(const struct situation *s)
+{
+	if (!host_told(s, GOAL_DELETE))
+		return now(STEP_HOST_REMOVE);
+	return now(s->seen->container.state == PROTO_CONTAINER_GONE ? STEP_ERASE
+								    : STEP_WAIT_HOST_REMOVE);
+}
+
+/* A container on this host: vmmon does all there is to do, and tells how far it is. */
+static struct decision decide_host(const struct situation *s)
+{
+	const struct run *run = s->run;
+	enum proto_container_state state = s->seen->container.state;
+	bool settled = state == PROTO_CONTAINER_RUNNING || state == PROTO_CONTAINER_EXITED ||
+		       state == PROTO_CONTAINER_FAILED;
+
+	if (!s->vmmon_up)
+		return now(STEP_WAIT_VMMON);
+	if (run->goal == GOAL_DELETE)
+		return decide_host_delete(s);
+	if (reconcile_wants_stop(run))
+		return decide_host_stop(s);
+	if (run->fault == FAULT_FINAL)
+		return now(STEP_NONE);
+	if (run->started_generation == 0)
+		return now(STEP_HOST_BEGIN);
+	if (!host_told(s, GOAL_RUN))
+		return now(STEP_HOST_RUN);
+	return now(settled && run->restart != RESTART_NONE ? STEP_READY : STEP_NONE);
+}
+
 struct decision reconcile(const struct situation *s)
 {
+	if (s->on_host)
+		return decide_host(s);
 	if (!s->helper_up)
 		return now(STEP_WAIT_HELPER);
 	if (!s->seen->described)
@@ -270,6 +322,13 @@ const char *step_text(enum step step)
 		[STEP_FORGET] = "removing the disk",
 		[STEP_DISCARD] = "removing the keys",
 		[STEP_ERASE] = "removing the record",
+		[STEP_HOST_BEGIN] = "starting the container",
+		[STEP_HOST_RUN] = "handing the container's description to vmmon",
+		[STEP_HOST_STOP] = "stopping the container",
+		[STEP_HOST_STOPPED] = "accounting for the container's end",
+		[STEP_HOST_REMOVE] = "removing the container and its data",
+		[STEP_WAIT_HOST_STOP] = "stopping the container",
+		[STEP_WAIT_HOST_REMOVE] = "removing the container and its data",
 	};
 
 	return step < STEP_COUNT ? texts[step] : "";

@@ -38,6 +38,13 @@ enum step {
 	STEP_FORGET,       /* remove the disk */
 	STEP_DISCARD,      /* remove keys and seed */
 	STEP_ERASE,        /* remove the record */
+	STEP_HOST_BEGIN,   /* record that the container on this host is started */
+	STEP_HOST_RUN,     /* have it run */
+	STEP_HOST_STOP,    /* have it stopped */
+	STEP_HOST_STOPPED, /* record that it is */
+	STEP_HOST_REMOVE,  /* have it removed with its data */
+	STEP_WAIT_HOST_STOP,
+	STEP_WAIT_HOST_REMOVE,
 	STEP_COUNT,
 };
 
@@ -46,6 +53,7 @@ struct situation {
 	const struct seen *seen;
 	bool has_gpus; /* the instance was promised some */
 	bool has_container;
+	bool on_host; /* the container is on this host, without a VM */
 	bool helper_up, vmmon_up;
 	uint64_t now_ms; /* monotonic */
 };

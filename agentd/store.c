@@ -5,6 +5,7 @@
  */
 #include "agentd/store.h"
 
+#include "agentd/agentd.h"
 #include "agentd/gpus.h"
 #include "common/fd.h"
 #include "common/log.h"
@@ -116,9 +117,19 @@ static void file_name(const char *id, char ret_name[static 64])
 	(void)snprintf(ret_name, 64, "%s%s", id, SUFFIX);
 }
 
+/* Records of VMs have no such members. */
+static json_t *with_backend(json_t *json, const struct instance *inst)
+{
+	if (!inst->on_host)
+		return json;
+	(void)json_object_set_new(json, "backend", json_string("container"));
+	(void)json_object_set_new(json, "host_gpus", json_integer(inst->host_gpus));
+	return json;
+}
+
 int store_save(int dirfd, const struct instance *inst)
 {
-	_cleanup_json_ json_t *json = to_json(inst);
+	_cleanup_json_ json_t *json = with_backend(to_json(inst), inst);
 	_cleanup_free_ char *text = json ? json_dumps(json, JSON_INDENT(1)) : NULL;
 	char name[64];
 	int r;
@@ -327,6 +338,21 @@ static int read_members(json_t *json, struct instance *inst, struct err *reterr)
 	return r;
 }
 
+static int read_backend(const json_t *json, struct instance *inst, struct err *reterr)
+{
+	const json_t *backend = json_object_get(json, "backend");
+	json_int_t gpus = json_integer_value(json_object_get(json, "host_gpus"));
+
+	if (!backend)
+		return 0;
+	if (!json_is_string(backend) || !STR_EQ(json_string_value(backend), "container") ||
+	    gpus < 0 || gpus > PROTO_MAX_GPUS)
+		return err_set(reterr, -EINVAL, "backend or host_gpus is not what it should be");
+	inst->on_host = true;
+	inst->host_gpus = (uint32_t)gpus;
+	return 0;
+}
+
 int store_parse(const char *text, size_t len, struct instance *inst, struct err *reterr)
 {
 	_cleanup_json_ json_t *json = NULL;
@@ -335,6 +361,8 @@ int store_parse(const char *text, size_t len, struct instance *inst, struct err 
 	json = json_loadb(text, len, JSON_REJECT_DUPLICATES, &why);
 	if (!json)
 		return err_set(reterr, -EINVAL, "%s (line %d)", why.text, why.line);
+	if (read_backend(json, inst, reterr) < 0)
+		return -EINVAL;
 	return read_members(json, inst, reterr);
 }
 
@@ -364,6 +392,8 @@ static int read_file(int dirfd, const char *name, char **ret_text, size_t *ret_l
 static void quarantine(struct instance *inst, const char *why)
 {
 	inst->quarantined = true;
+	/* It cannot be said any more where it ran. */
+	inst->on_host |= inst->agentd->config.backend == BACKEND_CONTAINER;
 	inst->cpus = MAX_OF(inst->cpus, 1);
 	inst->memory_mib = MAX_OF(inst->memory_mib, 128);
 	inst->run.goal = GOAL_STOP;

@@ -13,6 +13,8 @@ static bool is_ready(const struct instance *inst)
 {
 	const struct run *run = &inst->run;
 
+	if (inst->on_host)
+		return run->started_generation != 0;
 	/* While the helper is away, the last that is known stands. */
 	if (run->ready_generation == 0 || run->ready_generation != run->started_generation)
 		return false;
@@ -93,14 +95,19 @@ static void view_error(const struct instance *inst, char *ret_text, size_t size)
 void view_detail(const struct instance *inst, char *ret_text, size_t size)
 {
 	const char *prefix = inst->run.goal == GOAL_DELETE ? "being destroyed: " : "";
+	const struct container_seen *seen = &inst->seen.container;
+	bool stuck = inst->on_host && seen->state == PROTO_CONTAINER_FAILED;
 
 	if (inst->trouble[0] != '\0')
 		(void)snprintf(ret_text, size, "%s%s: %s; it is tried again", prefix, inst->doing,
 			       inst->trouble);
 	else if (inst->doing && inst->doing[0] != '\0' && inst->run.fault != FAULT_FINAL)
-		(void)snprintf(ret_text, size, "%s%s", prefix, inst->doing);
+		(void)snprintf(ret_text, size, "%s%s%s%s", prefix, inst->doing, stuck ? ": " : "",
+			       stuck ? seen->words : "");
 	else if (STR_EQ(inst->status, "pending") && is_ready(inst) && instance_has_container(inst))
 		container_detail(inst, ret_text, size);
+	else if (STR_EQ(inst->status, "running") && inst->on_host)
+		(void)snprintf(ret_text, size, "%s", seen->words);
 	else
 		(void)snprintf(ret_text, size, "%s", inst->run.note);
 }

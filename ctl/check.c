@@ -513,6 +513,7 @@ void check_all(const struct check_env *env, struct check_report *ret_report)
 	check_systemd(env, ret_report);
 	check_users(env, ret_report);
 	check_sockets(env, ret_report);
+	check_engine(env, ret_report);
 }
 
 static bool user_exists(const char *name)

@@ -42,6 +42,7 @@ struct check_env {
 	const char *accel_choice, *accel_reason;
 	/* The agent's list of GPUs (GET /v1/gpus), borrowed, or NULL when it gives none. */
 	const json_t *gpus;
+	const char *backend; /* the agent's word on it, or NULL */
 	bool agent_answers;
 	bool (*user_exists)(const char *name);
 	/*
@@ -85,6 +86,8 @@ void check_kernel_faults(const struct check_env *env, struct check_report *repor
 void check_qemu_faults(const struct check_env *env, struct check_report *report, int version);
 /* What the agent says of each GPU in @env->gpus. */
 void check_listed_gpus(const struct check_env *env, struct check_report *report);
+/* Containers on this host: their engine. */
+void check_engine(const struct check_env *env, struct check_report *report);
 void check_programs(const struct check_env *env, struct check_report *report);
 /* The .run of a real host. */
 int check_run_program(int fd, const char *name, const char *arg, char *buf, size_t size);

@@ -529,6 +529,63 @@ static void test_end_by_host_reboot(void **state)
 	assert_non_null(strstr(t.run.note, "rebooted"));
 }
 
+/* A container on this host: vmmon is told the goal, and told again when it may not know. */
+static void test_on_host(void **state)
+{
+	struct setup t;
+
+	(void)state;
+	memset(&t, 0, sizeof(t));
+	t.run.goal = GOAL_RUN;
+	t.s = (struct situation){.run = &t.run, .seen = &t.seen, .has_container = true};
+	t.s.on_host = true;
+	expect(&t, STEP_WAIT_VMMON, NEVER);
+	t.s.vmmon_up = true; /* vfio-helper is not needed for anything */
+	expect(&t, STEP_HOST_BEGIN, NEVER);
+	t.run.started_generation = PROTO_HOST_GENERATION;
+	expect(&t, STEP_HOST_RUN, NEVER);
+	t.seen.container_set = true;
+	t.seen.host_told = GOAL_RUN;
+	expect(&t, STEP_NONE, NEVER);
+	t.run.restart = RESTART_STARTING;
+	t.seen.container.state = PROTO_CONTAINER_PULLING;
+	expect(&t, STEP_NONE, NEVER);
+	t.seen.container.state = PROTO_CONTAINER_RUNNING;
+	expect(&t, STEP_READY, NEVER);
+	t.run.restart = RESTART_NONE;
+	t.seen.container_set = false; /* vmmon is another one now */
+	expect(&t, STEP_HOST_RUN, NEVER);
+
+	t.seen.container_set = true;
+	t.run.goal = GOAL_STOP;
+	expect(&t, STEP_HOST_STOP, NEVER);
+	t.seen.host_told = GOAL_STOP;
+	expect(&t, STEP_WAIT_HOST_STOP, NEVER);
+	t.seen.container.state = PROTO_CONTAINER_FAILED; /* vmmon goes on trying */
+	expect(&t, STEP_WAIT_HOST_STOP, NEVER);
+	t.seen.container.state = PROTO_CONTAINER_STOPPED;
+	expect(&t, STEP_HOST_STOPPED, NEVER);
+	t.run.started_generation = 0;
+	expect(&t, STEP_NONE, NEVER);
+
+	t.run.goal = GOAL_RUN; /* a restart, which began with a stop */
+	t.run.restart = RESTART_STOPPING;
+	expect(&t, STEP_HOST_STOPPED, NEVER);
+	t.run.restart = RESTART_STARTING;
+	expect(&t, STEP_HOST_BEGIN, NEVER);
+	t.run.fault = FAULT_FINAL;
+	expect(&t, STEP_NONE, NEVER);
+
+	t.run.goal = GOAL_DELETE;
+	expect(&t, STEP_HOST_REMOVE, NEVER);
+	t.seen.host_told = GOAL_DELETE;
+	expect(&t, STEP_WAIT_HOST_REMOVE, NEVER);
+	t.seen.container.state = PROTO_CONTAINER_GONE;
+	expect(&t, STEP_ERASE, NEVER);
+	t.seen.container_set = false; /* what is gone was said by a vmmon that is gone, too */
+	expect(&t, STEP_HOST_REMOVE, NEVER);
+}
+
 static void test_texts(void **state)
 {
 	(void)state;
@@ -547,7 +604,7 @@ int main(void)
 		cmocka_unit_test(test_container),       cmocka_unit_test(test_walk),
 		cmocka_unit_test(test_end_as_ordered),  cmocka_unit_test(test_end_by_guest),
 		cmocka_unit_test(test_end_by_accident), cmocka_unit_test(test_end_by_host_reboot),
-		cmocka_unit_test(test_texts),
+		cmocka_unit_test(test_on_host),         cmocka_unit_test(test_texts),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

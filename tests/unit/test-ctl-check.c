@@ -546,6 +546,32 @@ static void test_output(void **state)
 
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
+/* With containers on this host: who the engine runs as. */
+static void test_engine(void **state)
+{
+	const struct host *h = *state;
+	struct sockaddr_un sun = {.sun_family = AF_UNIX};
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	expect(h, "backend", CHECK_OK, "new instances are VMs");
+	put(h, "etc/qudata/agentd.conf", "# backend = vm\nbackend = container\n");
+	put(h, "etc/qudata/vmmon.conf", "engine_socketx = /no\nengine_socket = /run/e.sock\n");
+	expect(h, "backend", CHECK_INFO, "without VMs");
+	expect(h, "engine", CHECK_FAIL, "/run/e.sock: No such file");
+	put(h, "run/e.sock", "");
+	expect(h, "engine", CHECK_FAIL, "not a socket");
+	assert_int_equal(unlinkat(h->env.root_fd, "run/e.sock", 0), 0);
+	assert_true(fd >= 0);
+	(void)snprintf(sun.sun_path, sizeof(sun.sun_path), "%s/run/e.sock", h->dir);
+	assert_int_equal(bind(fd, (const struct sockaddr *)&sun, sizeof(sun)), 0);
+	if (geteuid() == 0) {
+		expect(h, "engine", CHECK_WARN, "root on this host, so vmmon is");
+		assert_int_equal(fchownat(h->env.root_fd, "run/e.sock", 12345, 0, 0), 0);
+	}
+	expect(h, "engine", CHECK_OK, "not to root");
+	(void)close(fd);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -564,6 +590,7 @@ int main(void)
 		TEST(test_faults),
 		TEST(test_pinning),
 		TEST(test_listed_gpus),
+		TEST(test_engine),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
