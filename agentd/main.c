@@ -235,7 +235,12 @@ static int load_instances(struct agentd *a, struct err *reterr)
 	if (r < 0)
 		return r;
 	TAILQ_FOREACH(inst, &a->instances, link)
-	agentd_changed(a, inst);
+	{
+		/* Where it ran cannot be read any more; for its deletion it has to be said. */
+		if (inst->quarantined)
+			inst->on_host |= a->config.backend == BACKEND_CONTAINER;
+		agentd_changed(a, inst);
+	}
 	return 0;
 }
 

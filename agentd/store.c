@@ -5,7 +5,6 @@
  */
 #include "agentd/store.h"
 
-#include "agentd/agentd.h"
 #include "agentd/gpus.h"
 #include "common/fd.h"
 #include "common/log.h"
@@ -392,8 +391,6 @@ static int read_file(int dirfd, const char *name, char **ret_text, size_t *ret_l
 static void quarantine(struct instance *inst, const char *why)
 {
 	inst->quarantined = true;
-	/* It cannot be said any more where it ran. */
-	inst->on_host |= inst->agentd->config.backend == BACKEND_CONTAINER;
 	inst->cpus = MAX_OF(inst->cpus, 1);
 	inst->memory_mib = MAX_OF(inst->memory_mib, 128);
 	inst->run.goal = GOAL_STOP;
