@@ -166,7 +166,7 @@ struct engine_link *link_unix_new(const struct link_unix_config *config)
 		return NULL;
 	l->link = (struct engine_link){conn_open, conn_send, conn_close};
 	l->config = *config;
-	return &l->link;
+	return (struct engine_link *)l;
 }
 
 void link_unix_free(struct engine_link *link)
