@@ -775,8 +775,8 @@ static void call_late(struct instance *inst, const char *words)
 	uint32_t factor = inst->seen.accel == PROTO_ACCEL_TCG ? config->tcg_factor : 1;
 	struct run next = inst->run;
 
-	if (reconcile_wants_stop(&next))
-		return; /* somebody has decided otherwise meanwhile */
+	if (reconcile_wants_stop(&next) || inst->seen.guest == PROTO_GUEST_READY)
+		return; /* somebody has decided otherwise meanwhile, or it has come after all */
 	next.fault = FAULT_BOOT;
 	next.restart = RESTART_NONE;
 	(void)snprintf(next.error, sizeof(next.error),

@@ -6,11 +6,16 @@
 #include "vmmon/session.h"
 
 #include "common/log.h"
+#include "common/rpc.h"
 
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
+
+#define WINDOW_MS   500
+#define PAUSE_MS    500
+#define PACKET_COST 512 /* bytes' worth of the work that an empty one makes */
 
 enum phase {
 	PHASE_TCP,
@@ -28,6 +33,7 @@ struct session {
 	ssh_key management_key;                     /* owned */
 	char host_key[SESSION_LINE_SIZE];
 	struct ssh_counter_struct packets;
+	uint64_t window_ms, charged; /* when the counting began, and what had come before */
 	bool paused, failed;
 };
 
@@ -101,6 +107,31 @@ static enum step authenticate(struct session *s)
 	}
 }
 
+/* All that the other side has sent; a packet costs something even when it carries nothing. */
+static uint64_t received(const struct session *s)
+{
+	return s->packets.in_bytes + PACKET_COST * s->packets.in_packets;
+}
+
+/* Reads no more for a while when the other side has sent enough: other guests wait, too. */
+static void pause_if_flooded(struct session *s)
+{
+	const struct timeval pause = {.tv_usec = PAUSE_MS * 1000};
+	uint64_t now_ms = rpc_now_ms();
+
+	if (now_ms - s->window_ms >= WINDOW_MS) {
+		s->window_ms = now_ms;
+		s->charged = received(s);
+		return;
+	}
+	if (received(s) - s->charged < SESSION_BYTES_PER_S * WINDOW_MS / MSEC_PER_SEC)
+		return;
+	s->paused = true;
+	(void)event_del(s->readable);
+	(void)event_del(s->writable); /* a step for writing reads, too */
+	(void)event_add(s->resume, &pause);
+}
+
 /*
  * Whichever channel is read, libssh takes in packets of all: those that were seen to before have
  * their bytes now, and no socket will tell. So there is another step until nothing more has come.
@@ -112,6 +143,7 @@ static enum step step_up(struct session *s)
 	s->handler.on_step(s->handler.arg);
 	if (s->failed || !ssh_is_connected(s->ssh))
 		return STEP_FAILED;
+	pause_if_flooded(s);
 	if (s->packets.in_packets != before)
 		session_kick(s);
 	return STEP_WAIT;
@@ -154,7 +186,7 @@ static void run(struct session *s)
 		end(s);
 		return;
 	}
-	if (s->phase > PHASE_TCP && (ssh_get_poll_flags(s->ssh) & SSH_WRITE_PENDING))
+	if (s->phase > PHASE_TCP && !s->paused && (ssh_get_poll_flags(s->ssh) & SSH_WRITE_PENDING))
 		(void)event_add(s->writable, NULL);
 }
 
@@ -310,16 +342,6 @@ void session_kick(struct session *s)
 {
 	if (s->phase == PHASE_UP && !s->paused)
 		event_active(s->readable, EV_READ, 0);
-}
-
-void session_pause(struct session *s, uint32_t for_ms)
-{
-	const struct timeval tv = {.tv_sec = for_ms / 1000,
-				   .tv_usec = (suseconds_t)(for_ms % 1000) * 1000};
-
-	s->paused = true;
-	(void)event_del(s->readable);
-	(void)event_add(s->resume, &tv);
 }
 
 void session_fail(struct session *s)

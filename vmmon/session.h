@@ -11,7 +11,9 @@
 #include <event2/event.h>
 #include <libssh/libssh.h>
 
-#define SESSION_LINE_SIZE 128
+#define SESSION_LINE_SIZE   128
+#define SESSION_BYTES_PER_S (4u << 20) /* beyond it, reading pauses; an empty packet counts, too   \
+					*/
 
 struct session_target {
 	struct event_base *base;
@@ -46,9 +48,6 @@ ssh_session session_ssh(const struct session *s);
 
 /* Calls on_step() soon: something is to be sent, or was left unread. */
 void session_kick(struct session *s);
-
-/* Does not read from the socket for so long; then on_step() is called. */
-void session_pause(struct session *s, uint32_t for_ms);
 
 /* Ends it from within on_step(): on_end() is called at once when that has returned. */
 void session_fail(struct session *s);

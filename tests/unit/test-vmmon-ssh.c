@@ -423,6 +423,7 @@ static void links(void **state)
 	struct engine_link *link = link_ssh_new(&config), *other;
 	struct talk talks[5];
 	pid_t server, small_server;
+	uint64_t begun_ms;
 
 	(void)state;
 	(void)snprintf(small, sizeof(small), "%s/small.sock", dir);
@@ -430,6 +431,7 @@ static void links(void **state)
 	(void)snprintf(path, sizeof(path), "%s/echo.sock", dir);
 	(void)snprintf(none, sizeof(none), "%s/none.sock", dir);
 	server = echo_server(path, 3000000);
+	begun_ms = rpc_now_ms();
 	for (size_t i = 0; i < ARRAY_LEN(talks); i++)
 		talk_begin(&talks[i], link, 3000000);
 	/* One is left in the middle; the others are whole, beyond the budget of a second. */
@@ -444,6 +446,8 @@ static void links(void **state)
 		assert_false(talks[i].wrong);
 		link->close(talks[i].conn);
 	}
+	/* 12 MB, and not more than 2 MiB in half a second, then a pause as long. */
+	assert_true(rpc_now_ms() - begun_ms >= 2000);
 	/* The session is used again, and made again after it was ended. */
 	for (int i = 0; i < 2; i++) {
 		talk_begin(&talks[0], link, 3000000);

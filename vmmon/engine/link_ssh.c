@@ -5,8 +5,6 @@
  */
 #include "vmmon/engine/link_ssh.h"
 
-#include "common/rpc.h"
-
 #include <sys/queue.h>
 
 #define READ_MAX 16384 /* bytes of one connection in one step */
@@ -24,8 +22,6 @@ struct link_ssh {
 	struct link_ssh_config config;
 	struct session *session; /* owned; NULL: none */
 	LIST_HEAD(, link_conn) conns;
-	uint64_t window_ms;
-	uint32_t used;
 };
 
 static struct link_ssh *of(struct engine_link *link)
@@ -64,19 +60,6 @@ static bool try_open(struct link_conn *c)
 	}
 }
 
-/* Counts what was read; false when it is enough for this second. */
-static bool charge(struct link_ssh *l, size_t n)
-{
-	uint64_t now = rpc_now_ms();
-
-	if (now - l->window_ms >= MSEC_PER_SEC) {
-		l->window_ms = now;
-		l->used = 0;
-	}
-	l->used += (uint32_t)n;
-	return l->used < LINK_SSH_BYTES_PER_S;
-}
-
 /* Reads a little. Returns whether there may be more. */
 static bool try_read(struct link_conn *c)
 {
@@ -86,13 +69,6 @@ static bool try_read(struct link_conn *c)
 	if (n > 0) {
 		if (c->handler.on_data(c->handler.arg, buf, (size_t)n) < 0) {
 			c->ended = true; /* whoever said so knows */
-			return false;
-		}
-		if (!charge(c->link, (size_t)n)) {
-			session_pause(
-				c->link->session,
-				(uint32_t)(MSEC_PER_SEC -
-					   (rpc_now_ms() - c->link->window_ms) % MSEC_PER_SEC));
 			return false;
 		}
 		return true;

@@ -9,8 +9,7 @@
 #include "vmmon/engine/link.h"
 #include "vmmon/session.h"
 
-#define LINK_SSH_SOCKET      "/var/run/docker.sock"
-#define LINK_SSH_BYTES_PER_S (4 * 1024 * 1024) /* beyond it, reading pauses */
+#define LINK_SSH_SOCKET "/var/run/docker.sock"
 
 struct link_ssh_config {
 	const char *socket; /* in the guest; borrowed */
