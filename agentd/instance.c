@@ -97,14 +97,21 @@ enum proto_container_state instance_container_state(const struct instance *inst)
 		       : PROTO_CONTAINER_WAITING;
 }
 
-/* What a wish for this host has in place of ports of a guest. */
+/*
+ * What a wish for this host has in place of ports of a guest. There is no VM between the tenant and
+ * the container's port 22: instance_shown_port() names the one that leads there.
+ */
 static void put_host(json_t *wish, const struct instance *inst)
 {
 	json_t *publish = json_array();
 
-	for (size_t i = 0; i < proto_ports_count(inst->ports); i++)
-		(void)json_array_append_new(publish, json_pack("[i, i]", (int)inst->ports[i].guest,
-							       (int)inst->ports[i].host));
+	for (size_t i = 0; i < proto_ports_count(inst->ports); i++) {
+		uint16_t port = instance_shown_port(inst, i);
+
+		if (port != 0)
+			(void)json_array_append_new(
+				publish, json_pack("[i, i]", (int)port, (int)inst->ports[i].host));
+	}
 	(void)json_object_set_new(wish, "publish", publish);
 	(void)json_object_set_new(wish, "cpus", json_integer(inst->cpus));
 	(void)json_object_set_new(wish, "memory_mib", json_integer(inst->memory_mib));

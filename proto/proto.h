@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PROTO_VERSION        4
+#define PROTO_VERSION        5
 #define PROTO_NAME_SIZE      40 /* 32 characters, NUL-padded to a multiple of eight */
 #define PROTO_NAME_MAX       32
 #define PROTO_MAX_VMS        16

@@ -429,6 +429,27 @@ static void test_nothing_secret_is_shown(void **state)
 	instance_free(inst);
 }
 
+/* A client that asks for SSH gets the container's port 22, also where no VM is between. */
+static void test_ssh_of_a_container_on_the_host(void **state)
+{
+	struct instance inst = {
+		.on_host = true,
+		.cpus = 1,
+		.memory_mib = 128,
+		.disk_mib = 64,
+		.container_ssh = 2222,
+		.ports = {{.host = 10001, .guest = 2222}, {10002, 22}, {20000, 80}},
+	};
+	_cleanup_free_ char *text = NULL;
+
+	(void)state;
+	inst.tenant = json_pack("{s:s}", "image", "a:b");
+	text = instance_container_wish(&inst);
+	assert_non_null(strstr(text, "\"publish\":[[22,10001],[80,20000]]"));
+	assert_null(strstr(text, "\"ssh\""));
+	json_decref(inst.tenant);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -443,6 +464,7 @@ int main(void)
 		cmocka_unit_test(test_orders),
 		cmocka_unit_test(test_status_words),
 		cmocka_unit_test(test_nothing_secret_is_shown),
+		cmocka_unit_test(test_ssh_of_a_container_on_the_host),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
