@@ -12,8 +12,7 @@
 #include <libssh/libssh.h>
 
 #define SESSION_LINE_SIZE   128
-#define SESSION_BYTES_PER_S (4u << 20) /* beyond it, reading pauses; an empty packet counts, too   \
-					*/
+#define SESSION_BYTES_PER_S (4u << 20) /* beyond it, reading pauses; empty packets count, too */
 
 struct session_target {
 	struct event_base *base;
