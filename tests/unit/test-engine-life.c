@@ -33,6 +33,7 @@ struct rig {
 	struct link_conn *events; /* borrowed; the stream, while it is open */
 	/* The script. */
 	bool exists, running, restarting;
+	bool dumb; /* inspections are refused */
 	unsigned int restarts, exit_code;
 	const char *info, *start_refusal, *exec_output;
 	unsigned int exec_exits[4];       /* of each exec, one after the other */
@@ -78,6 +79,10 @@ static void inspect(struct link_conn *c)
 		rig->looks++;
 		if (rig->on_look)
 			rig->on_look(rig);
+	}
+	if (rig->dumb) {
+		respond(c, "500 Internal Server Error", "{\"message\":\"being removed\"}");
+		return;
 	}
 	if (!rig->exists) {
 		respond(c, "404 Not Found", "{\"message\":\"No such container: qudata\"}");
@@ -424,6 +429,51 @@ static void test_found_after_crashes(void **state)
 	rig_end(&rig);
 }
 
+/* Podman while it removes a container that somebody else wanted gone: nothing, then no container.
+ */
+static void go_slowly(struct rig *rig)
+{
+	rig->dumb = rig->looks > 1 && rig->looks < 5;
+	rig->exists = rig->looks <= 1;
+	if (rig->looks == 1)
+		tell_event(rig);
+}
+
+static void test_removed_slowly(void **state)
+{
+	struct rig rig = {.on_look = go_slowly};
+
+	(void)state;
+	rig_begin(&rig, "{\"image\":\"a\"}");
+	run_until(&rig, has_failed);
+	assert_non_null(strstr(last(&rig)->words, "was removed"));
+	assert_int_equal(rig.looks, 5);
+	assert_int_equal(count(&rig, PROTO_CONTAINER_RUNNING), 1);
+	rig_end(&rig);
+}
+
+/* An engine that never says anything sensible again is waited for. */
+static void stay_dumb(struct rig *rig)
+{
+	rig->dumb = true;
+}
+
+static bool is_waited_for(struct rig *rig)
+{
+	return last(rig)->state == PROTO_CONTAINER_WAITING && last(rig)->words[0] != '\0';
+}
+
+static void test_no_sense_for_long(void **state)
+{
+	struct rig rig = {.on_look = stay_dumb};
+
+	(void)state;
+	rig_begin(&rig, "{\"image\":\"a\"}");
+	run_until(&rig, is_waited_for);
+	assert_string_equal(last(&rig)->words, "the engine's answers make no sense");
+	rig_end(&rig);
+}
+
 /* GPUs. */
 
 static void test_gpus_by_cdi(void **state)
@@ -640,6 +690,8 @@ int main(void)
 		cmocka_unit_test(test_crash_loop_is_calm),
 		cmocka_unit_test(test_one_that_stays_up_is_running),
 		cmocka_unit_test(test_found_after_crashes),
+		cmocka_unit_test(test_removed_slowly),
+		cmocka_unit_test(test_no_sense_for_long),
 		cmocka_unit_test(test_gpus_by_cdi),
 		cmocka_unit_test(test_gpus_by_toolkit),
 		cmocka_unit_test(test_gpus_that_are_not_there),

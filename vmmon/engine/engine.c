@@ -14,6 +14,7 @@
 
 #define RETRY_FIRST_MS 500
 #define RETRY_LAST_MS  15000
+#define BLIND_LOOKS    40    /* in a row: 10 s; then the engine is taken for lost */
 #define LOOK_PAUSE_MS  250   /* between two looks, however many events come */
 #define RESYNC_MS      30000 /* on this host: between two looks without an event */
 #define PULL_TRIES     5
@@ -75,6 +76,7 @@ struct engine {
 	struct call *events; /* owned; the stream */
 	bool look_again;     /* an event came */
 	uint64_t looked_ms;  /* when it was looked last */
+	unsigned int blind;  /* looks in a row that showed nothing */
 	bool settling;       /* it runs again; whether it stays up will be looked at */
 	unsigned int proven; /* number of restarts after which it has stayed up */
 	unsigned int restarts;
@@ -143,6 +145,7 @@ static void halt(struct engine *e)
 	login_stop(e->login);
 	e->phase = PHASE_IDLE;
 	e->look_again = e->settling = false;
+	e->blind = 0;
 }
 
 static bool on_host(const struct engine *e)
@@ -617,6 +620,20 @@ static void arm_look(struct engine *e)
 	arm(e, due > now ? (uint32_t)(due - now) : 0);
 }
 
+/*
+ * Podman can say nothing sensible of a container that it is removing. To begin anew would make
+ * another one; what has happened is seen soon.
+ */
+static void look_went_blind(struct engine *e)
+{
+	if (e->blind++ >= BLIND_LOOKS) {
+		no_answer(e, -EBADMSG);
+		return;
+	}
+	e->look_again = true;
+	arm_look(e);
+}
+
 static void on_look(struct engine *e, const struct call_result *r)
 {
 	struct engine_status next = {0};
@@ -630,9 +647,10 @@ static void on_look(struct engine *e, const struct call_result *r)
 		return;
 	}
 	if (r->status != 200 || answer_container(r->body, r->len, &c) < 0) {
-		no_answer(e, -EBADMSG);
+		look_went_blind(e);
 		return;
 	}
+	e->blind = 0;
 	e->retry_ms = RETRY_FIRST_MS;
 	memcpy(next.id, c.id, sizeof(next.id));
 	next.state = c.running ? PROTO_CONTAINER_RUNNING : PROTO_CONTAINER_EXITED;
