@@ -241,6 +241,7 @@ static int import_file(struct import *i, const struct staging *s, enum ctl_opt o
 	return r;
 }
 
+/* Anybody may read it; what follows the path of an address may be a token. */
 static void make_remark(struct import *i)
 {
 	char date[32] = "";
@@ -249,7 +250,8 @@ static void make_remark(struct import *i)
 
 	if (gmtime_r(&now, &tm))
 		(void)strftime(date, sizeof(date), "%Y-%m-%dT%H:%M:%SZ", &tm);
-	(void)snprintf(i->remark, sizeof(i->remark), "imported %s from %s, %s", date, i->from,
+	(void)snprintf(i->remark, sizeof(i->remark), "imported %s from %.*s, %s", date,
+		       (int)strcspn(i->from, "?#"), i->from,
 		       ctl_has(i->c, OPT_SIGNATURE)           ? "signature and checksum verified"
 		       : i->list || ctl_has(i->c, OPT_SHA256) ? "checksum verified"
 							      : "unverified");

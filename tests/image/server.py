@@ -52,7 +52,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.connection.close()
 
     def do_GET(self):  # pylint: disable=invalid-name
-        kind, _, name = self.path.lstrip("/").partition("/")
+        kind, _, name = self.path.partition("?")[0].lstrip("/").partition("/")
         path = self.server.files / name
         if kind == "to-http":
             self.redirect(f"http://127.0.0.1:{self.server.server_port}/plain/{name}")

@@ -192,9 +192,10 @@ def not_as_root(rig):
 # ---- downloads -------------------------------------------------------------------------------------------------
 def downloads(rig):
     ca = ["--cacert", rig.server.cacert]
-    rig.bring("x", rig.url("plain"), *ca, "--sha256", sha(rig.disk).upper())
+    rig.bring("x", rig.url("plain") + "?token=s3cret", *ca, "--sha256", sha(rig.disk).upper())
     assert same(rig.images / "x/disk.img", rig.disk)
-    assert "checksum verified" in (rig.images / "x/SHA256SUMS").read_text()
+    sums = (rig.images / "x/SHA256SUMS").read_text()
+    assert "checksum verified" in sums and "/disk.qcow2," in sums and "s3cret" not in sums, sums
     rig.bring("x", rig.url("to-https"), *ca, "--force")
     assert "certificate" in rig.bring("y", rig.url("plain"), code=FAILED)
     assert "checksum" in rig.bring("y", rig.url("plain"), *ca, "--sha256", "0" * 64, code=FAILED)
