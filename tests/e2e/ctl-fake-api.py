@@ -43,6 +43,12 @@ def instance(iid=ID, **changes):
     return base
 
 
+def heed_signals():
+    """Whoever runs the tests, by nohup say, may ignore them."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Peer(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
@@ -738,7 +744,8 @@ class Console(Case):
         fd, slave = pty.openpty()
         before = termios.tcgetattr(fd)
         child = subprocess.Popen([CTL, "--socket", self.sock, *args], env=self.environment(),
-                                 stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
+                                 stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
+                                 preexec_fn=heed_signals)
         os.close(slave)
         data = b""
 
