@@ -112,7 +112,7 @@ class Program:
         self.scratch = pathlib.Path(scratch)
         self.folder = self.scratch / "bin"
         self.folder.mkdir()
-        for name in ("vfio-explain", "vfio-helper"):
+        for name in ("vfio-explain", "vfio-helper", "vfio-bind"):
             shutil.copy2(pathlib.Path(build) / "vfio-helper" / name, self.folder)
         self.config = self.scratch / "helper.conf"
         self.state = self.scratch / "state"

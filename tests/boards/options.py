@@ -99,9 +99,11 @@ def wrong_policy(program, folder):
 def wrong_arguments(program, folder):
     wrong = []
     tree = ["--sysfs", str(folder), "--config", str(program.config)]
-    for args in (["--explain", *tree, "0000:0a:00.0"], ["--explain", *tree, "--write"], tree,
+    for args in (["--explain", *tree, "0000:0a:00.0"], ["--explain", *tree, "--write"],
                  ["--explain", "--sysfs"], ["--explain", "--config", str(folder / "missing"), *tree[:2]]):
         wrong += refused(program.run(*args), " ".join(a.rsplit("/", 1)[-1] for a in args))
+    # Root's own program explains nothing to anybody.
+    wrong += refused(program.run("--explain", *tree, name="vfio-bind"), "vfio-bind --explain")
     return wrong
 
 
