@@ -10,6 +10,7 @@
 
 #include <arpa/inet.h>
 #include <fcntl.h>
+#include <libssh/server.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
 
@@ -135,11 +136,14 @@ static void pause_if_flooded(struct session *s)
 /*
  * Whichever channel is read, libssh takes in packets of all: those that were seen to before have
  * their bytes now, and no socket will tell. So there is another step until nothing more has come.
+ * It takes in what has come first: without a channel nobody else would, and the socket would be
+ * readable for ever. Requests of the other side are refused by it, and not kept.
  */
 static enum step step_up(struct session *s)
 {
 	uint64_t before = s->packets.in_packets;
 
+	(void)ssh_execute_message_callbacks(s->ssh);
 	s->handler.on_step(s->handler.arg);
 	if (s->failed || !ssh_is_connected(s->ssh))
 		return STEP_FAILED;

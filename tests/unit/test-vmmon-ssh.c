@@ -416,6 +416,44 @@ static pid_t echo_server(const char *path, size_t n)
 	return pid;
 }
 
+/* How often the loop turns in half a second in which nothing is wanted. */
+static unsigned int turns_at_rest(void)
+{
+	uint64_t until_ms = rpc_now_ms() + 500;
+	const struct timeval nap = {.tv_usec = 50000};
+	unsigned int n = 0;
+
+	for (; rpc_now_ms() < until_ms; n++) {
+		(void)event_base_loopexit(base, &nap);
+		(void)event_base_loop(base, EVLOOP_ONCE);
+	}
+	return n;
+}
+
+/* A session that nobody uses takes in what still comes, instead of being woken by it for ever. */
+static void rests_between_connections(void **state)
+{
+	char path[128];
+	struct link_ssh_config config = {.socket = path, .ctx = host_key, .start = link_start};
+	struct engine_link *link = link_ssh_new(&config);
+	struct talk talk;
+	pid_t server;
+
+	(void)state;
+	(void)snprintf(path, sizeof(path), "%s/rest.sock", dir);
+	server = echo_server(path, 300000);
+	talk_begin(&talk, link, 300000);
+	for (int i = 0; i < 400 && talk.got == 0; i++)
+		pump(&talk.done, 10);
+	assert_true(talk.got > 0);
+	link->close(talk.conn);
+	(void)turns_at_rest();
+	assert_in_range(turns_at_rest(), 1, 100);
+	link_ssh_free(link);
+	(void)kill(server, SIGTERM);
+	(void)waitpid(server, NULL, 0);
+}
+
 static void links(void **state)
 {
 	char path[128], none[128], small[128];
@@ -725,15 +763,11 @@ static int teardown(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(installs),
-		cmocka_unit_test(refuses_the_wrong),
-		cmocka_unit_test(reports_failure),
-		cmocka_unit_test(survives_pretenders),
-		cmocka_unit_test(can_be_given_up),
-		cmocka_unit_test(coalesces),
-		cmocka_unit_test(links),
-		cmocka_unit_test(streams_figures),
-		cmocka_unit_test(survives_bad_figures),
+		cmocka_unit_test(installs),        cmocka_unit_test(refuses_the_wrong),
+		cmocka_unit_test(reports_failure), cmocka_unit_test(survives_pretenders),
+		cmocka_unit_test(can_be_given_up), cmocka_unit_test(coalesces),
+		cmocka_unit_test(links),           cmocka_unit_test(rests_between_connections),
+		cmocka_unit_test(streams_figures), cmocka_unit_test(survives_bad_figures),
 		cmocka_unit_test(notices_stalls),
 	};
 
