@@ -6,6 +6,7 @@
 #include "agentd/later.h"
 #include "agentd/reply.h"
 #include "agentd/route.h"
+#include "agentd/sealed.h"
 #include "agentd/view.h"
 #include "common/log.h"
 
@@ -96,17 +97,11 @@ void api_host(struct agentd *a, struct http_request *req, struct instance *inst)
 static char *read_output(enum proto_status status, struct fdlist *fds, size_t max, size_t *ret_len)
 {
 	_cleanup_close_ int fd = status == PROTO_OK ? fdlist_take(fds) : -EBADF;
-	ssize_t size = fd >= 0 ? fd_memfd_check(fd, max) : -EBADF;
-	_cleanup_free_ char *text = size > 0 ? malloc((size_t)size + 2) : NULL;
-	ssize_t n;
+	char *text = NULL;
 
-	if (!text || lseek(fd, 0, SEEK_SET) < 0)
+	if (fd < 0 || sealed_read(fd, max, &text, ret_len) < 0)
 		return NULL;
-	n = fd_read_text(fd, text, (size_t)size + 2);
-	if (n < 0)
-		return NULL;
-	*ret_len = (size_t)n;
-	return TAKE_PTR(text);
+	return text;
 }
 
 static void unavailable(struct http_request *req, const struct agentd *a, enum proto_status status)

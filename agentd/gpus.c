@@ -5,6 +5,7 @@
  */
 #include "agentd/gpus.h"
 
+#include "agentd/sealed.h"
 #include "vfio-helper/pci/pci.h"
 
 _Static_assert(GPUS_TEXT_SIZE == PCI_TEXT_SIZE, "addresses differ in size");
@@ -276,31 +277,19 @@ int gpus_receive(const struct gpu_list_rep *rep, struct fdlist *fds, struct gpus
 		 struct err *reterr)
 {
 	_cleanup_close_ int fd = fdlist_take(fds);
-	_cleanup_free_ uint8_t *bytes = NULL;
-	size_t len = 0;
-	ssize_t n;
+	_cleanup_free_ char *bytes = NULL;
+	size_t len;
+	int r;
 
 	/* An empty memfd is no list, and none is needed. */
 	if (rep->gpus == 0 && rep->bytes == 0) {
 		*ret_gpus = (struct gpus){0};
 		return 0;
 	}
-	n = fd_memfd_check(fd, PROTO_GPU_LIST_MAX);
-	if (n < 0)
-		return err_errno(reterr, (int)n, "the list of GPUs is no sealed memory");
-	if ((size_t)n != rep->bytes)
+	r = sealed_read(fd, PROTO_GPU_LIST_MAX, &bytes, &len);
+	if (r < 0)
+		return err_errno(reterr, r, "the list of GPUs cannot be read");
+	if (len != rep->bytes)
 		return bad(reterr, "it has another size than was said");
-	bytes = malloc((size_t)n);
-	if (!bytes)
-		return err_set(reterr, -ENOMEM, "out of memory");
-	if (lseek(fd, 0, SEEK_SET) < 0)
-		return err_errno(reterr, -errno, "the list of GPUs cannot be read");
-	while (len < (size_t)n) {
-		ssize_t got = read(fd, bytes + len, (size_t)n - len);
-
-		if (got <= 0)
-			return err_set(reterr, -EIO, "the list of GPUs cannot be read");
-		len += (size_t)got;
-	}
 	return gpus_decode(bytes, len, rep->gpus, ret_gpus, reterr);
 }

@@ -6,6 +6,7 @@
 #include "agentd/lastwords.h"
 
 #include "agentd/agentd.h"
+#include "agentd/sealed.h"
 
 #define READ_BYTES 4096
 #define TIMEOUT_MS 5000
@@ -80,19 +81,14 @@ static void read_words(const struct lastwords *ask, const struct console_read_re
 		       struct fdlist *fds, char words[static LASTWORDS_SIZE])
 {
 	_cleanup_close_ int fd = fdlist_take(fds);
-	char bytes[READ_BYTES + 1];
-	size_t fresh;
-	ssize_t n;
+	_cleanup_free_ char *bytes = NULL;
+	size_t len, fresh;
 
 	/* What an earlier run said does not explain this one. */
-	if (rep->generation != ask->generation || fd_memfd_check(fd, READ_BYTES) < 0 ||
-	    lseek(fd, 0, SEEK_SET) < 0)
+	if (rep->generation != ask->generation || sealed_read(fd, READ_BYTES, &bytes, &len) < 0)
 		return;
-	n = fd_read_text(fd, bytes, sizeof(bytes));
-	if (n <= 0)
-		return;
-	fresh = MIN_OF((size_t)rep->fresh, (size_t)n);
-	lastwords_text(bytes + (size_t)n - fresh, fresh, words);
+	fresh = MIN_OF((size_t)rep->fresh, len);
+	lastwords_text(bytes + len - fresh, fresh, words);
 }
 
 static void on_console(void *arg, enum proto_status status, const void *rep, struct fdlist *fds)

@@ -330,16 +330,8 @@ static int run(int argc, char *argv[], struct err *reterr)
 
 	stage_enter(STAGE_OPEN);
 	r = open_all(&a, &start, reterr);
-	if (r < 0)
-		return r;
-
-	stage_enter(STAGE_DROP);
-	r = priv_drop(/* keep= */ 0, reterr);
-	if (r < 0)
-		return r;
-
-	stage_enter(STAGE_SECCOMP);
-	r = priv_enter_filter("agentd", filter_agentd, filter_agentd_len, reterr);
+	if (r == 0)
+		r = priv_confine("agentd", /* keep= */ 0, filter_agentd, filter_agentd_len, reterr);
 	if (r < 0)
 		return r;
 

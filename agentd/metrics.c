@@ -5,6 +5,7 @@
  */
 #include "agentd/metrics.h"
 
+#include "agentd/sealed.h"
 #include "common/log.h"
 
 #define KIB          1024
@@ -113,33 +114,20 @@ int metrics_receive(const struct metrics_read_rep *rep, struct fdlist *fds,
 		    struct metrics_list *ret_list, struct err *reterr)
 {
 	_cleanup_close_ int fd = fdlist_take(fds);
-	_cleanup_free_ uint8_t *bytes = NULL;
-	size_t len = 0;
-	ssize_t n;
+	_cleanup_free_ char *bytes = NULL;
+	size_t len;
 	int r;
 
 	*ret_list = (struct metrics_list){.newest = rep->newest, .interval_ms = rep->interval_ms};
 	if (rep->samples == 0 &&
 	    rep->bytes == 0) /* an empty memfd is no list, and none is needed */
 		return 0;
-	n = fd_memfd_check(fd, PROTO_METRICS_MAX);
-	if (n < 0)
-		return err_errno(reterr, (int)n, "the list of figures is no sealed memory");
-	if ((size_t)n != rep->bytes)
+	r = sealed_read(fd, PROTO_METRICS_MAX, &bytes, &len);
+	if (r < 0)
+		return err_errno(reterr, r, "the list of figures cannot be read");
+	if (len != rep->bytes)
 		return bad(reterr, "it has another size than was said");
-	bytes = malloc((size_t)n);
-	if (!bytes)
-		return err_set(reterr, -ENOMEM, "out of memory");
-	if (lseek(fd, 0, SEEK_SET) < 0)
-		return err_errno(reterr, -errno, "the list of figures cannot be read");
-	while (len < (size_t)n) {
-		ssize_t got = read(fd, bytes + len, (size_t)n - len);
-
-		if (got <= 0)
-			return err_set(reterr, -EIO, "the list of figures cannot be read");
-		len += (size_t)got;
-	}
-	r = metrics_decode(bytes, len, rep->samples, ret_list, reterr);
+	r = metrics_decode((const uint8_t *)bytes, len, rep->samples, ret_list, reterr);
 	ret_list->newest = rep->newest;
 	ret_list->interval_ms = rep->interval_ms;
 	return r;

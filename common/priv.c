@@ -142,3 +142,16 @@ int priv_prove_no_return(uid_t uid, struct err *reterr)
 		return err_set(reterr, -EPERM, "uid %u could be taken back", uid);
 	return 0;
 }
+
+int priv_confine(const char *name, uint64_t keep, const struct sock_filter *filter, size_t len,
+		 struct err *reterr)
+{
+	int r;
+
+	stage_enter(STAGE_DROP);
+	r = priv_drop(keep, reterr);
+	if (r < 0)
+		return r;
+	stage_enter(STAGE_SECCOMP);
+	return priv_enter_filter(name, filter, len, reterr);
+}

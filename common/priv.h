@@ -47,3 +47,7 @@ int priv_prove_no_return(uid_t uid, struct err *reterr);
 /* Loads a filter generated from an .allow file for all threads; @name is for the error line. */
 int priv_enter_filter(const char *name, const struct sock_filter *filter, size_t len,
 		      struct err *reterr);
+
+/* STAGE_DROP and STAGE_SECCOMP of program @name: priv_drop(@keep), then priv_enter_filter(). */
+int priv_confine(const char *name, uint64_t keep, const struct sock_filter *filter, size_t len,
+		 struct err *reterr);

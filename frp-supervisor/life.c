@@ -77,7 +77,7 @@ static void ask(struct supervisor *s, enum spawn_op op, const struct spawn_reque
 	if (ipc_send(s->spawn_fd, &header, req, NULL, 0) == 0)
 		return;
 	s->failed = true;
-	(void)event_base_loopbreak(s->base);
+	(void)event_base_loopbreak(s->service.base);
 }
 
 /* Starting. */
@@ -189,7 +189,7 @@ static int follow(struct supervisor *s, pid_t pid, int pidfd)
 {
 	s->frpc.pid = pid;
 	s->frpc.pidfd = pidfd;
-	s->frpc.exited = event_new(s->base, pidfd, EV_READ, on_exited, s);
+	s->frpc.exited = event_new(s->service.base, pidfd, EV_READ, on_exited, s);
 	if (!s->frpc.exited || event_add(s->frpc.exited, NULL) < 0)
 		return -ENOMEM;
 	s->frpc.phase = FRPC_UP;
@@ -360,7 +360,7 @@ static void on_spawn_answer(evutil_socket_t fd, short what, void *arg)
 	if (n != (ssize_t)sizeof(buf)) {
 		/* frpc goes on; our successor, with a frp-spawn of its own, takes it over. */
 		s->failed = true;
-		(void)event_base_loopbreak(s->base);
+		(void)event_base_loopbreak(s->service.base);
 		return;
 	}
 	memcpy(&header, buf, sizeof(header));
@@ -406,8 +406,9 @@ void life_adopt(struct supervisor *s)
 
 int life_open(struct supervisor *s)
 {
-	s->frpc.timer = evtimer_new(s->base, on_timer, s);
-	s->spawn_answer = event_new(s->base, s->spawn_fd, EV_READ | EV_PERSIST, on_spawn_answer, s);
+	s->frpc.timer = evtimer_new(s->service.base, on_timer, s);
+	s->spawn_answer =
+		event_new(s->service.base, s->spawn_fd, EV_READ | EV_PERSIST, on_spawn_answer, s);
 	return s->frpc.timer && s->spawn_answer && event_add(s->spawn_answer, NULL) == 0 ? 0
 											 : -ENOMEM;
 }

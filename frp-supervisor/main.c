@@ -4,7 +4,6 @@
  * Trust: runs as qudata-frp; reads requests of agentd and what frpc answers.
  */
 #include "common/conf.h"
-#include "common/ipc.h"
 #include "common/log.h"
 #include "common/notify.h"
 #include "common/options.h"
@@ -13,16 +12,13 @@
 #include "frp-supervisor/supervisor.h"
 
 #include <fcntl.h>
-#include <grp.h>
 #include <jansson.h>
 #include <malloc.h>
-#include <pwd.h>
 #include <signal.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 
-#define DEFAULT_CONFIG  "/etc/qudata/frp-supervisor.conf"
-#define MAX_CONNECTIONS 4 /* of agentd: two while it is being replaced, and some to spare */
+#define DEFAULT_CONFIG "/etc/qudata/frp-supervisor.conf"
 
 #define MEMBER(m)     CONF_MEMBER(struct supervisor_config, m)
 #define PORT(key, m)  .name = (key), .type = CONF_U32, MEMBER(m), .low = 1, .high = UINT16_MAX
@@ -77,7 +73,6 @@ static const struct supervisor_config config_defaults = {
 };
 
 static struct supervisor supervisor = {
-	.listen_fd = -EBADF,
 	.run_fd = -EBADF,
 	.spawn_fd = -EBADF,
 	.frpc = {.pidfd = -EBADF},
@@ -137,53 +132,6 @@ static int open_run_dir(struct supervisor *s, struct err *reterr)
 	return 0;
 }
 
-static int watch_peer(void *ctx, struct peer *peer, bool on);
-
-static void on_refused(void *ctx, const struct peer *peer, enum server_refusal why, int detail)
-{
-	(void)ctx;
-	log_event(LOG_WARNING, "peer refused", LOG_NUM("PEER_UID", peer->uid),
-		  LOG_NUM("PEER_PID", peer->pid), LOG_NUM("WHY", why), LOG_ERRNO(detail));
-}
-
-static int init_server(struct supervisor *s, struct err *reterr)
-{
-	const struct passwd *agentd = getpwnam(s->config.agentd_user);
-
-	if (!agentd)
-		return err_set(reterr, -ENOENT, "there is no user %s (see agentd_user)",
-			       s->config.agentd_user);
-	server_init(&s->server, &(const struct server_config){
-					.self = PROTO_FRP,
-					.roles = {{agentd->pw_uid, PROTO_AGENTD}},
-					.n_roles = 1,
-					.max_per_role = MAX_CONNECTIONS,
-					.ctx = s,
-					.dispatch = supervisor_dispatch,
-					.watch = watch_peer,
-					.refused = on_refused,
-				});
-	return 0;
-}
-
-static int open_socket(struct supervisor *s, struct err *reterr)
-{
-	const struct group *group = getgrnam(s->config.socket_group);
-	struct ipc_place place = {.name = "frp",
-				  .path = s->config.socket,
-				  .type = SOCK_SEQPACKET,
-				  .mode = 0660,
-				  .uid = IPC_KEEP_UID};
-
-	if (!group)
-		return err_set(reterr, -ENOENT, "there is no group %s (see socket_group)",
-			       s->config.socket_group);
-	place.gid = group->gr_gid;
-	s->listen_fd = ipc_take(&place, reterr);
-	notify_listen_done();
-	return s->listen_fd < 0 ? s->listen_fd : 0;
-}
-
 static int open_spawner(struct supervisor *s, struct err *reterr)
 {
 	struct spawn_config config = {.keep = s->config.keep_frpc};
@@ -195,103 +143,58 @@ static int open_spawner(struct supervisor *s, struct err *reterr)
 	return s->spawn_fd < 0 ? s->spawn_fd : 0;
 }
 
-static void on_listening(evutil_socket_t fd, short what, void *arg)
-{
-	struct supervisor *s = arg;
-
-	(void)what;
-	server_accept(&s->server, fd);
-}
-
-static void on_peer(evutil_socket_t fd, short what, void *arg)
-{
-	(void)fd;
-	(void)what;
-	server_receive(&supervisor.server, arg);
-}
-
-static int watch_peer(void *ctx, struct peer *peer, bool on)
+/* SIGTERM leaves frpc to the next supervisor, unless keep_frpc is off; SIGINT ends both. */
+static void on_ended(void *ctx, int number)
 {
 	struct supervisor *s = ctx;
-	struct event *ev = peer->watch;
 
-	peer->watch = NULL;
-	if (ev)
-		event_free(ev);
-	if (!on)
-		return 0;
-	ev = event_new(s->base, peer->fd, EV_READ | EV_PERSIST, on_peer, peer);
-	if (!ev || event_add(ev, NULL) < 0) {
-		if (ev)
-			event_free(ev);
-		return -ENOMEM;
-	}
-	peer->watch = ev;
-	return 0;
-}
-
-/* SIGTERM leaves frpc to the next supervisor, unless keep_frpc is off; SIGINT ends both. */
-static void on_terminate(evutil_socket_t number, short what, void *arg)
-{
-	struct supervisor *s = arg;
-
-	(void)what;
 	if (number == SIGINT)
 		s->config.keep_frpc = false;
-	(void)event_base_loopbreak(s->base);
 }
 
-static int open_loop(struct supervisor *s, struct err *reterr)
+static int open_service(struct supervisor *s, struct err *reterr)
 {
-	struct event_config *config = event_config_new();
+	return service_open(&s->service,
+			    &(const struct service_config){
+				    .name = "frp",
+				    .self = PROTO_FRP,
+				    .socket = s->config.socket,
+				    .socket_group = s->config.socket_group,
+				    .agentd_user = s->config.agentd_user,
+				    .ctx = s,
+				    .dispatch = supervisor_dispatch,
+				    .ended = on_ended,
+			    },
+			    reterr);
+}
 
-	if (config &&
-	    event_config_set_flag(config, EVENT_BASE_FLAG_NOLOCK | EVENT_BASE_FLAG_IGNORE_ENV) == 0)
-		s->base = event_base_new_with_config(config);
-	if (config)
-		event_config_free(config);
-	if (!s->base)
-		return err_set(reterr, -ENOMEM, "cannot make an event loop");
-	s->listening = event_new(s->base, s->listen_fd, EV_READ | EV_PERSIST, on_listening, s);
-	s->terminate[0] = evsignal_new(s->base, SIGTERM, on_terminate, s);
-	s->terminate[1] = evsignal_new(s->base, SIGINT, on_terminate, s);
-	if (!s->listening || !s->terminate[0] || !s->terminate[1] ||
-	    event_add(s->terminate[0], NULL) < 0 || event_add(s->terminate[1], NULL) < 0 ||
-	    life_open(s) < 0)
-		return err_set(reterr, -ENOMEM, "cannot watch signals and sockets");
+static int open_followers(struct supervisor *s, struct err *reterr)
+{
+	if (life_open(s) < 0)
+		return err_set(reterr, -ENOMEM, "cannot watch frpc");
 	return watch_open(s, reterr);
 }
 
 static int open_all(struct supervisor *s, struct err *reterr)
 {
-	int r = init_server(s, reterr);
+	int r = open_run_dir(s, reterr);
 
 	json_object_seed(0); /* opens /dev/urandom, which the filter forbids later */
 	if (r == 0)
-		r = open_run_dir(s, reterr);
-	if (r == 0)
-		r = open_socket(s, reterr);
+		r = open_service(s, reterr);
 	if (r == 0)
 		r = open_spawner(s, reterr);
-	return r == 0 ? open_loop(s, reterr) : r;
+	return r == 0 ? open_followers(s, reterr) : r;
 }
 
 /* STAGE_RUN */
 
 static void close_all(struct supervisor *s)
 {
-	server_done(&s->server);
 	watch_done(s);
 	life_done(s);
-	if (s->listening)
-		event_free(s->listening);
-	for (size_t i = 0; i < ARRAY_LEN(s->terminate); i++)
-		if (s->terminate[i])
-			event_free(s->terminate[i]);
-	if (s->base)
-		event_base_free(s->base);
 	wanted_clear(&s->wanted);
-	(void)safe_close(s->listen_fd);
+	service_done(&s->service);
 	(void)safe_close(s->run_fd);
 }
 
@@ -305,16 +208,16 @@ static int serve(struct supervisor *s, struct err *reterr)
 		log_event(LOG_WARNING, "what was wanted before cannot be read", LOG_ERRNO(r));
 	life_adopt(s);
 	life_kick(s);
-	if (event_add(s->listening, NULL) < 0)
-		return err_set(reterr, -ENOMEM, "cannot watch the socket");
+	r = service_listen(&s->service, reterr);
+	if (r < 0)
+		return r;
 	notify_ready(s->wanted.configured ? "starting" : "no server is configured");
-	r = event_base_dispatch(s->base);
-	notify_stopping();
+	r = service_run(&s->service, reterr);
 	if (s->failed)
 		return err_set(reterr, -EIO, "frp-spawn is lost");
 	if (!s->config.keep_frpc)
 		life_end(s);
-	return r < 0 ? err_set(reterr, -EIO, "the event loop failed") : 0;
+	return r;
 }
 
 static int run(struct supervisor *s, const struct daemon_options *options, struct err *reterr)
@@ -335,13 +238,8 @@ static int run(struct supervisor *s, const struct daemon_options *options, struc
 	r = open_all(s, reterr);
 	if (r < 0)
 		return r;
-	stage_enter(STAGE_DROP);
-	r = priv_drop(0, reterr);
-	if (r < 0)
-		return r;
-	stage_enter(STAGE_SECCOMP);
-	r = priv_enter_filter("frp-supervisor", filter_frp_supervisor, filter_frp_supervisor_len,
-			      reterr);
+	r = priv_confine("frp-supervisor", 0, filter_frp_supervisor, filter_frp_supervisor_len,
+			 reterr);
 	if (r < 0)
 		return r;
 	stage_enter(STAGE_RUN);
@@ -360,8 +258,7 @@ int main(int argc, char *argv[])
 					 DEFAULT_CONFIG, &options);
 		if (r != 0)
 			return r < 0 ? 2 : 0;
-		for (size_t i = 0; i < SERVER_MAX_PEERS; i++)
-			supervisor.server.peers[i].fd = -EBADF;
+		service_init(&supervisor.service);
 		(void)umask(0077);
 		/* One thread, small objects: one arena, and freed memory goes back soon. */
 		(void)mallopt(M_ARENA_MAX, 1);

@@ -6,7 +6,7 @@
 #pragma once
 
 #include "common/base.h"
-#include "common/server.h"
+#include "common/service.h"
 #include "frp-supervisor/admin.h"
 #include "frp-supervisor/files.h"
 #include "frp-supervisor/render.h"
@@ -79,13 +79,11 @@ struct watch {
 
 struct supervisor {
 	struct supervisor_config config;
-	int listen_fd; /* owned */
-	int run_fd;    /* owned; the directory of all our files */
-	int spawn_fd;  /* owned; of frp-spawn */
-	bool failed;   /* frp-spawn is lost */
-	struct event_base *base;
-	struct event *listening, *terminate[2], *spawn_answer;
-	struct server server;
+	int run_fd;   /* owned; the directory of all our files */
+	int spawn_fd; /* owned; of frp-spawn */
+	bool failed;  /* frp-spawn is lost */
+	struct service service;
+	struct event *spawn_answer;
 	struct wanted wanted;
 	struct frpc frpc;
 	struct watch watch;

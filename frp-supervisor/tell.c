@@ -75,7 +75,7 @@ static void tell_overall(struct supervisor *s)
 			  LOG_NUM("TUNNELS", ev.proxies), LOG_NUM("RUNNING", ev.running),
 			  LOG_STR("DETAIL", ev.detail));
 	s->told = ev;
-	server_event(&s->server, PROTO_AGENTD, OP_FRP_STATE, &ev);
+	server_event(&s->service.server, PROTO_AGENTD, OP_FRP_STATE, &ev);
 	(void)snprintf(text, sizeof(text), "%s%s%s, tunnels: %u, running: %u",
 		       proto_tunnel_name(ev.state), ev.detail[0] ? ": " : "", ev.detail, ev.proxies,
 		       ev.running);
@@ -105,7 +105,7 @@ void tell(struct supervisor *s)
 				log_event(LOG_WARNING, "tunnel does not run",
 					  LOG_STR("OWNER", ev.owner), LOG_NUM("REMOTE", ev.remote),
 					  LOG_STR("REASON", ev.detail));
-			server_event(&s->server, PROTO_AGENTD, OP_FRP_PROXY, &ev);
+			server_event(&s->service.server, PROTO_AGENTD, OP_FRP_PROXY, &ev);
 		}
 	tell_overall(s);
 }

@@ -167,7 +167,7 @@ static void on_poll(evutil_socket_t fd, short what, void *arg)
 	(void)what;
 	if (s->frpc.phase != FRPC_UP)
 		return;
-	r = admin_get(&s->watch.request, s->base, &s->frpc.admin, "/api/status", ANSWER_MS,
+	r = admin_get(&s->watch.request, s->service.base, &s->frpc.admin, "/api/status", ANSWER_MS,
 		      on_status, s);
 	if (r < 0 && r != -EBUSY) /* what is under way asks again when it ends */
 		missed(s, r);
@@ -222,8 +222,8 @@ void watch_refresh(struct supervisor *s)
 	}
 	s->watch.dirty = false;
 	(void)event_del(s->watch.poll);
-	r = admin_get(&s->watch.request, s->base, &s->frpc.admin, "/api/reload?strictConfig=true",
-		      ANSWER_MS, on_reload, s);
+	r = admin_get(&s->watch.request, s->service.base, &s->frpc.admin,
+		      "/api/reload?strictConfig=true", ANSWER_MS, on_reload, s);
 	if (r < 0) {
 		s->watch.dirty = true;
 		missed(s, r);
@@ -320,9 +320,9 @@ int watch_open(struct supervisor *s, struct err *reterr)
 
 	if (r < 0)
 		return r;
-	w->log_changed = event_new(s->base, w->inotify_fd, EV_READ | EV_PERSIST, on_log, s);
-	w->poll = evtimer_new(s->base, on_poll, s);
-	w->telling = evtimer_new(s->base, on_telling, s);
+	w->log_changed = event_new(s->service.base, w->inotify_fd, EV_READ | EV_PERSIST, on_log, s);
+	w->poll = evtimer_new(s->service.base, on_poll, s);
+	w->telling = evtimer_new(s->service.base, on_telling, s);
 	if (!w->log_changed || !w->poll || !w->telling || event_add(w->log_changed, NULL) < 0)
 		return err_set(reterr, -ENOMEM, "out of memory");
 	return 0;

@@ -72,7 +72,7 @@ void vmmon_on_state(void *ctx, const struct guest *g)
 
 	memcpy(ev.vm, g->vm, sizeof(ev.vm));
 	log_event(LOG_INFO, "guest state", LOG_STR("VM", g->vm), LOG_NUM("STATE", g->state));
-	server_event(&m->server, PROTO_AGENTD, OP_GUEST_STATE, &ev);
+	server_event(&m->service.server, PROTO_AGENTD, OP_GUEST_STATE, &ev);
 }
 
 static void tell_container(struct vmmon *m, const char *vm, uint64_t generation,
@@ -94,7 +94,7 @@ static void tell_container(struct vmmon *m, const char *vm, uint64_t generation,
 	if (status->state != PROTO_CONTAINER_PULLING)
 		log_event(LOG_INFO, "container state", LOG_STR("VM", vm),
 			  LOG_NUM("STATE", status->state), LOG_STR("WORDS", status->words));
-	server_event(&m->server, PROTO_AGENTD, OP_CONTAINER_STATE, &ev);
+	server_event(&m->service.server, PROTO_AGENTD, OP_CONTAINER_STATE, &ev);
 }
 
 void vmmon_on_health(void *ctx, const struct guest *g, enum proto_health health, const char *words)
@@ -107,7 +107,7 @@ void vmmon_on_health(void *ctx, const struct guest *g, enum proto_health health,
 	if (health == PROTO_HEALTH_BAD)
 		log_event(LOG_WARNING, "guest is unhealthy", LOG_STR("VM", g->vm),
 			  LOG_STR("WORDS", words));
-	server_event(&m->server, PROTO_AGENTD, OP_GUEST_HEALTH, &ev);
+	server_event(&m->service.server, PROTO_AGENTD, OP_GUEST_HEALTH, &ev);
 }
 
 void vmmon_on_container(void *ctx, const struct guest *g, const struct engine_status *status)
@@ -128,7 +128,7 @@ void vmmon_reply(void *ctx, struct ticket *ticket, enum proto_status status, uin
 	struct fdlist none = {0};
 	bool is_keys = ticket->op_number == OP_GUEST_SET_KEYS;
 
-	server_reply(&m->server, ticket, status,
+	server_reply(&m->service.server, ticket, status,
 		     is_keys ? (const void *)&set_keys : (const void *)&powerdown, &none);
 }
 
@@ -163,7 +163,7 @@ static void on_seed_sent(void *arg, enum proto_status status, const void *rep, s
 	}
 	e->vm[0] = '\0';
 	proto_text_set(enrolled.host_key, sizeof(enrolled.host_key), e->line);
-	server_reply(&e->vmmon->server, &e->ticket, status, &enrolled, fds);
+	server_reply(&e->vmmon->service.server, &e->ticket, status, &enrolled, fds);
 }
 
 static struct enrolment *find_enrolment(struct vmmon *m, const char *vm)
@@ -463,7 +463,7 @@ static void on_container_log(void *arg, int r, const char *text, size_t len)
 	}
 	if (r < 0)
 		status = r == -ECANCELED || r == -ETIMEDOUT ? PROTO_UNREACHABLE : status_of(r);
-	server_reply(&read->vmmon->server, &read->ticket, status, &rep, &fds);
+	server_reply(&read->vmmon->service.server, &read->ticket, status, &rep, &fds);
 	fdlist_done(&fds);
 	free(read);
 }

@@ -6,7 +6,6 @@
  * the answers of this host's container engine.
  */
 #include "common/conf.h"
-#include "common/ipc.h"
 #include "common/log.h"
 #include "common/notify.h"
 #include "common/options.h"
@@ -15,14 +14,10 @@
 #include "vmmon/vmmon.h"
 
 #include <fcntl.h>
-#include <grp.h>
 #include <malloc.h>
-#include <pwd.h>
-#include <signal.h>
 #include <sys/stat.h>
 
-#define DEFAULT_CONFIG  "/etc/qudata/vmmon.conf"
-#define MAX_CONNECTIONS 4 /* of agentd: two while it is being replaced, and some to spare */
+#define DEFAULT_CONFIG "/etc/qudata/vmmon.conf"
 
 static const struct conf_key config_keys[] = {
 	{.name = "socket", .type = CONF_PATH, CONF_MEMBER(struct vmmon_config, socket)},
@@ -102,120 +97,27 @@ static int open_run_dir(struct vmmon *m, struct err *reterr)
 	return m->run_fd < 0 ? err_errno(reterr, -errno, "cannot open %s", dir) : 0;
 }
 
-static int open_socket(struct vmmon *m, struct err *reterr)
+static int open_service(struct vmmon *m, struct err *reterr)
 {
-	const struct group *group = getgrnam(m->config.socket_group);
-	struct ipc_place place = {.name = "vmmon",
-				  .path = m->config.socket,
-				  .type = SOCK_SEQPACKET,
-				  .mode = 0660,
-				  .uid = IPC_KEEP_UID};
-
-	if (!group)
-		return err_set(reterr, -ENOENT, "there is no group %s (see socket_group)",
-			       m->config.socket_group);
-	place.gid = group->gr_gid;
-	m->listen_fd = ipc_take(&place, reterr);
-	notify_listen_done();
-	return m->listen_fd < 0 ? m->listen_fd : 0;
+	return service_open(&m->service,
+			    &(const struct service_config){
+				    .name = "vmmon",
+				    .self = PROTO_VMMON,
+				    .socket = m->config.socket,
+				    .socket_group = m->config.socket_group,
+				    .agentd_user = m->config.agentd_user,
+				    .ctx = m,
+				    .dispatch = vmmon_dispatch,
+			    },
+			    reterr);
 }
 
-static void on_peer(evutil_socket_t fd, short what, void *arg);
-
-static int watch_peer(void *ctx, struct peer *peer, bool on);
-
-static void on_refused(void *ctx, const struct peer *peer, enum server_refusal why, int detail)
+static int open_followers(struct vmmon *m)
 {
-	(void)ctx;
-	log_event(LOG_WARNING, "peer refused", LOG_NUM("PEER_UID", peer->uid),
-		  LOG_NUM("PEER_PID", peer->pid), LOG_NUM("WHY", why), LOG_ERRNO(detail));
-}
+	struct event_base *base = m->service.base;
 
-static int init_server(struct vmmon *m, struct err *reterr)
-{
-	const struct passwd *agentd = getpwnam(m->config.agentd_user);
-
-	if (!agentd)
-		return err_set(reterr, -ENOENT, "there is no user %s (see agentd_user)",
-			       m->config.agentd_user);
-	server_init(&m->server, &(const struct server_config){
-					.self = PROTO_VMMON,
-					.roles = {{agentd->pw_uid, PROTO_AGENTD}},
-					.n_roles = 1,
-					.max_per_role = MAX_CONNECTIONS,
-					.ctx = m,
-					.dispatch = vmmon_dispatch,
-					.watch = watch_peer,
-					.refused = on_refused,
-				});
-	return 0;
-}
-
-static void on_listening(evutil_socket_t fd, short what, void *arg)
-{
-	struct vmmon *m = arg;
-
-	(void)what;
-	server_accept(&m->server, fd);
-}
-
-/* The peer's slot tells which server it belongs to: there is one in the process. */
-static struct vmmon vmmon;
-
-static void on_peer(evutil_socket_t fd, short what, void *arg)
-{
-	(void)fd;
-	(void)what;
-	server_receive(&vmmon.server, arg);
-}
-
-static int watch_peer(void *ctx, struct peer *peer, bool on)
-{
-	struct vmmon *m = ctx;
-	struct event *ev = peer->watch;
-
-	peer->watch = NULL;
-	if (ev)
-		event_free(ev);
-	if (!on)
-		return 0;
-	ev = event_new(m->base, peer->fd, EV_READ | EV_PERSIST, on_peer, peer);
-	if (!ev || event_add(ev, NULL) < 0) {
-		if (ev)
-			event_free(ev);
-		return -ENOMEM;
-	}
-	peer->watch = ev;
-	return 0;
-}
-
-static void on_terminate(evutil_socket_t number, short what, void *arg)
-{
-	struct vmmon *m = arg;
-
-	(void)number;
-	(void)what;
-	(void)event_base_loopbreak(m->base);
-}
-
-static int open_loop(struct vmmon *m, struct err *reterr)
-{
-	struct event_config *config = event_config_new();
-
-	if (config && event_config_set_flag(config, EVENT_BASE_FLAG_NOLOCK) == 0)
-		m->base = event_base_new_with_config(config);
-	if (config)
-		event_config_free(config);
-	if (!m->base)
-		return err_set(reterr, -ENOMEM, "cannot make an event loop");
-	m->listening = event_new(m->base, m->listen_fd, EV_READ | EV_PERSIST, on_listening, m);
-	m->terminate[0] = evsignal_new(m->base, SIGTERM, on_terminate, m);
-	m->terminate[1] = evsignal_new(m->base, SIGINT, on_terminate, m);
-	if (!m->listening || !m->terminate[0] || !m->terminate[1] ||
-	    event_add(m->terminate[0], NULL) < 0 || event_add(m->terminate[1], NULL) < 0)
-		return err_set(reterr, -ENOMEM, "cannot watch signals and sockets");
 	m->env = (struct guest_env){
-		.base = m->base,
+		.base = base,
 		.vm_run_dir = m->config.vm_run_dir,
 		.guest_user = m->config.guest_user,
 		.run_fd = m->run_fd,
@@ -230,14 +132,14 @@ static int open_loop(struct vmmon *m, struct err *reterr)
 		.reply = vmmon_reply,
 	};
 	m->host_env = (struct host_env){
-		.base = m->base,
+		.base = base,
 		.socket = m->config.engine_socket,
 		.rootful = m->config.engine_rootful,
 		.unlimited = m->config.engine_unlimited,
 		.ctx = m,
 		.on_container = vmmon_on_host_container,
 	};
-	return helper_client_init(&m->helper, m->base, m->config.helper_socket);
+	return helper_client_init(&m->helper, base, m->config.helper_socket);
 }
 
 static int open_all(struct vmmon *m, struct err *reterr)
@@ -247,10 +149,8 @@ static int open_all(struct vmmon *m, struct err *reterr)
 	if (r == 0)
 		r = open_run_dir(m, reterr);
 	if (r == 0)
-		r = init_server(m, reterr);
-	if (r == 0)
-		r = open_socket(m, reterr);
-	return r < 0 ? r : open_loop(m, reterr);
+		r = open_service(m, reterr);
+	return r < 0 ? r : open_followers(m);
 }
 
 static void close_all(struct vmmon *m)
@@ -260,22 +160,13 @@ static void close_all(struct vmmon *m)
 	for (size_t i = 0; i < PROTO_MAX_VMS; i++)
 		host_container_free(TAKE_PTR(m->hosts[i]));
 	helper_client_done(&m->helper);
-	server_done(&m->server);
-	if (m->listening)
-		event_free(m->listening);
-	for (size_t i = 0; i < ARRAY_LEN(m->terminate); i++)
-		if (m->terminate[i])
-			event_free(m->terminate[i]);
-	if (m->base)
-		event_base_free(m->base);
+	service_done(&m->service);
 	keys_done(&m->keys);
 	(void)safe_close(m->run_fd);
-	(void)safe_close(m->listen_fd);
 }
 
-static int run(const struct daemon_options *options, struct err *reterr)
+static int run(struct vmmon *m, const struct daemon_options *options, struct err *reterr)
 {
-	struct vmmon *m = &vmmon;
 	int r;
 
 	stage_enter(STAGE_CONFIG);
@@ -292,25 +183,20 @@ static int run(const struct daemon_options *options, struct err *reterr)
 	r = open_all(m, reterr);
 	if (r < 0)
 		return r;
-	stage_enter(STAGE_DROP);
-	r = priv_drop(0, reterr);
-	if (r < 0)
-		return r;
-	stage_enter(STAGE_SECCOMP);
-	r = priv_enter_filter("vmmon", filter_vmmon, filter_vmmon_len, reterr);
+	r = priv_confine("vmmon", 0, filter_vmmon, filter_vmmon_len, reterr);
 	if (r < 0)
 		return r;
 	stage_enter(STAGE_RUN);
-	if (event_add(m->listening, NULL) < 0)
-		return err_set(reterr, -ENOMEM, "cannot watch the socket");
+	r = service_listen(&m->service, reterr);
+	if (r < 0)
+		return r;
 	notify_ready("watching");
-	r = event_base_dispatch(m->base);
-	notify_stopping();
-	return r < 0 ? err_set(reterr, -EIO, "the event loop failed") : 0;
+	return service_run(&m->service, reterr);
 }
 
 int main(int argc, char *argv[])
 {
+	static struct vmmon vmmon;
 	struct daemon_options options;
 	struct err err = {0};
 	int r = priv_sane_start(argc, notify_listen_begin(), &err);
@@ -322,15 +208,14 @@ int main(int argc, char *argv[])
 		if (r != 0)
 			return r < 0 ? 2 : 0;
 		vmmon.keys = KEYS_INIT;
-		vmmon.run_fd = vmmon.listen_fd = -EBADF;
-		for (size_t i = 0; i < SERVER_MAX_PEERS; i++)
-			vmmon.server.peers[i].fd = -EBADF;
+		vmmon.run_fd = -EBADF;
+		service_init(&vmmon.service);
 		(void)umask(0077);
 		/* One thread, so one arena; what a session needed goes back to the kernel. */
 		(void)mallopt(M_ARENA_MAX, 1);
 		(void)mallopt(M_TRIM_THRESHOLD, 64 * 1024);
 		(void)mallopt(M_MMAP_THRESHOLD, 64 * 1024);
-		r = run(&options, &err);
+		r = run(&vmmon, &options, &err);
 		close_all(&vmmon);
 	}
 	if (r < 0)

@@ -6,7 +6,7 @@
 #pragma once
 
 #include "common/base.h"
-#include "common/server.h"
+#include "common/service.h"
 #include "vmmon/guest.h"
 #include "vmmon/helper_client.h"
 #include "vmmon/host.h"
@@ -41,12 +41,8 @@ struct enrolment {
 
 struct vmmon {
 	struct vmmon_config config;
-	struct event_base *base; /* owned, as all that follow */
-	int listen_fd;
+	struct service service; /* owned, as all that follow */
 	int run_fd;
-	struct event *listening;
-	struct event *terminate[2];
-	struct server server;
 	struct keys keys;
 	struct helper_client helper;
 	struct guest_env env;

@@ -346,13 +346,8 @@ static int start(struct link *l, struct err *reterr)
 	if (r < 0)
 		return r;
 	warm_resolver(l);
-	stage_enter(STAGE_DROP);
-	r = priv_drop(/* keep= */ 0, reterr);
-	if (r < 0)
-		return r;
-	stage_enter(STAGE_SECCOMP);
-	r = priv_enter_filter("control-client", filter_control_client, filter_control_client_len,
-			      reterr);
+	r = priv_confine("control-client", /* keep= */ 0, filter_control_client,
+			 filter_control_client_len, reterr);
 	if (r < 0)
 		return r;
 	stage_enter(STAGE_RUN);

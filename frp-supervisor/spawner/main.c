@@ -266,12 +266,8 @@ int main(int argc, char *argv[])
 	if (r == 0)
 		r = take_arguments(argc, argv, &err);
 	stage_enter(STAGE_OPEN);
-	stage_enter(STAGE_DROP);
 	if (r == 0)
-		r = priv_drop(0, &err);
-	stage_enter(STAGE_SECCOMP);
-	if (r == 0)
-		r = priv_enter_filter("frp-spawn", filter_frp_spawn, filter_frp_spawn_len, &err);
+		r = priv_confine("frp-spawn", 0, filter_frp_spawn, filter_frp_spawn_len, &err);
 	if (r < 0) {
 		log_event(LOG_ERR, "frp-spawn cannot start", LOG_STR("WHY", err.text));
 		return 1;

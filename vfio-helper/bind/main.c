@@ -100,14 +100,9 @@ static int start(const char *config_path, struct config *config, struct bind_env
 
 	stage_enter(STAGE_OPEN);
 	r = open_all(config, env, reterr);
-	if (r < 0)
-		return r;
-	stage_enter(STAGE_DROP);
-	r = priv_drop(KEPT_CAPS, reterr);
-	if (r < 0)
-		return r;
-	stage_enter(STAGE_SECCOMP);
-	r = priv_enter_filter("vfio-bind", filter_vfio_bind, filter_vfio_bind_len, reterr);
+	if (r == 0)
+		r = priv_confine("vfio-bind", KEPT_CAPS, filter_vfio_bind, filter_vfio_bind_len,
+				 reterr);
 	if (r < 0)
 		return r;
 	stage_enter(STAGE_RUN);

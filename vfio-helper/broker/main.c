@@ -12,18 +12,6 @@
 
 static struct broker broker = {.monitor.fd = -EBADF};
 
-static int confine(struct err *reterr)
-{
-	int r;
-
-	stage_enter(STAGE_DROP);
-	r = priv_drop(0, reterr);
-	if (r < 0)
-		return r;
-	stage_enter(STAGE_SECCOMP);
-	return priv_enter_filter("vfio-broker", filter_vfio_broker, filter_vfio_broker_len, reterr);
-}
-
 static int run(struct broker *b, struct err *reterr)
 {
 	int r;
@@ -31,7 +19,8 @@ static int run(struct broker *b, struct err *reterr)
 	stage_enter(STAGE_OPEN);
 	r = broker_open(b, reterr);
 	if (r == 0)
-		r = confine(reterr);
+		r = priv_confine("vfio-broker", 0, filter_vfio_broker, filter_vfio_broker_len,
+				 reterr);
 	if (r < 0)
 		return r;
 	stage_enter(STAGE_RUN);

@@ -84,18 +84,6 @@ static int explain(char *argv[])
 	return 1;
 }
 
-static int confine(struct err *reterr)
-{
-	int r;
-
-	stage_enter(STAGE_DROP);
-	r = priv_drop(CAPS, reterr);
-	if (r < 0)
-		return r;
-	stage_enter(STAGE_SECCOMP);
-	return priv_enter_filter("vfio-helper", filter_vfio_helper, filter_vfio_helper_len, reterr);
-}
-
 static int run(struct monitor *m, const struct options *options, struct err *reterr)
 {
 	int r = config_load(options->config, &m->config, reterr);
@@ -119,7 +107,8 @@ static int run(struct monitor *m, const struct options *options, struct err *ret
 	notify_open();
 	r = monitor_open(m, reterr);
 	if (r == 0)
-		r = confine(reterr);
+		r = priv_confine("vfio-helper", CAPS, filter_vfio_helper, filter_vfio_helper_len,
+				 reterr);
 	if (r < 0)
 		return r;
 	stage_enter(STAGE_RUN);
