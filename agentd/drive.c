@@ -14,10 +14,11 @@
 #define LOCAL_STEPS_MAX  8 /* steps without waiting in one go; more would be a loop */
 #define BACKOFF_FIRST_MS 250
 #define BACKOFF_MAX_MS   30000
-#define KILL_SETTLE_MS   250   /* from the hard stop's answer to asking whether it is gone */
-#define GONE_SETTLE_MS   300   /* QMP closes a moment before the process ends */
-#define END_WAIT_MS      10000 /* for the helper to tell how a VM ended */
-#define BIND_WAIT_MS     60000 /* for whoever is busy with a GPU to let go of it */
+#define KILL_SETTLE_MS   250    /* from the hard stop's answer to asking whether it is gone */
+#define GONE_SETTLE_MS   300    /* QMP closes a moment before the process ends */
+#define END_WAIT_MS      10000  /* for the helper to tell how a VM ended */
+#define KEYS_WAIT_MS     600000 /* vmmon gives up earlier, and an end of the VM ends it */
+#define BIND_WAIT_MS     60000  /* for whoever is busy with a GPU to let go of it */
 
 union step_request {
 	struct vm_describe_req describe;
@@ -365,7 +366,7 @@ static const struct remote_step remotes[STEP_COUNT] = {
 			  done_release},
 	[STEP_START] = {OP_VM_START, PEER_HELPER, 120000, true, fill_start, done_start},
 	[STEP_WATCH] = {OP_GUEST_WATCH, PEER_VMMON, 10000, false, fill_watch, done_watch},
-	[STEP_KEYS] = {OP_GUEST_SET_KEYS, PEER_VMMON, 30000, false, fill_keys, done_keys},
+	[STEP_KEYS] = {OP_GUEST_SET_KEYS, PEER_VMMON, KEYS_WAIT_MS, false, fill_keys, done_keys},
 	[STEP_CONTAINER] = {OP_CONTAINER_SET, PEER_VMMON, 10000, false, fill_container,
 			    done_container},
 	[STEP_POWERDOWN] = {OP_GUEST_POWERDOWN, PEER_VMMON, 5000, false, fill_powerdown,
@@ -627,8 +628,24 @@ _Static_assert(offsetof(struct vm_describe_req, vm) == 0 &&
 struct step_call {
 	struct instance *inst; /* borrowed: it is not freed while a call is in flight */
 	enum step step;
-	uint64_t keys; /* number of the list that was sent */
+	uint64_t keys;       /* number of the list that was sent */
+	uint64_t generation; /* of the VM that it was sent to */
 };
+
+/* The keys do not hold up other steps: a guest that stalls must not put off its own end. */
+static bool *flight_of(struct instance *inst, enum step step)
+{
+	return step == STEP_KEYS ? &inst->seen.keys_asked : &inst->in_flight;
+}
+
+/* An answer about keys when the run that they were for is to end, or has ended. */
+static bool is_stale(const struct step_call *call)
+{
+	const struct instance *inst = call->inst;
+
+	return call->step == STEP_KEYS &&
+	       (inst->seen.generation != call->generation || reconcile_wants_stop(&inst->run));
+}
 
 static void on_step_reply(void *arg, enum proto_status status, const void *rep, struct fdlist *fds)
 {
@@ -637,8 +654,10 @@ static void on_step_reply(void *arg, enum proto_status status, const void *rep, 
 
 	(void)fds;
 	free(arg);
-	inst->in_flight = false;
-	if (status == PROTO_OK || is_done(call.step, status)) {
+	*flight_of(inst, call.step) = false;
+	if (is_stale(&call)) {
+		log_event(LOG_INFO, "keys came too late", LOG_STR("INSTANCE", inst->id));
+	} else if (status == PROTO_OK || is_done(call.step, status)) {
 		if (call.step == STEP_KEYS)
 			inst->seen.keys_applied = call.keys;
 		step_succeeded(inst, call.step, rep);
@@ -668,7 +687,8 @@ static void start_remote(struct instance *inst, enum step step)
 			     : step == STEP_POWERDOWN ? req.powerdown.vm
 						      : req.describe.vm;
 
-		*call = (struct step_call){inst, step, inst->seen.keys_wanted};
+		*call = (struct step_call){inst, step, inst->seen.keys_wanted,
+					   inst->seen.generation};
 		r = proto_name_set(name, inst->id);
 	}
 	if (r == 0)
@@ -679,7 +699,7 @@ static void start_remote(struct instance *inst, enum step step)
 		trouble(inst, log_errno_text(r));
 		return;
 	}
-	inst->in_flight = true;
+	*flight_of(inst, step) = true;
 }
 
 /* Steps that are taken here. */

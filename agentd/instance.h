@@ -83,6 +83,7 @@ struct seen {
 	enum proto_guest_state guest;
 	bool resetting;            /* the guest reboots itself and is not ready again */
 	bool discarded;            /* vmmon has forgotten it (deletion) */
+	bool keys_asked;           /* vmmon is at it, which may take minutes */
 	bool keys_failed;          /* the last attempt to install the keys has failed */
 	uint64_t keys_wanted;      /* number of the newest list of keys */
 	uint64_t keys_applied;     /* number of the list that the guest has */

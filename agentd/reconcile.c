@@ -59,7 +59,7 @@ static struct decision decide_ready(const struct situation *s)
 	 * its disk holds them from an earlier boot; then they are only made sure of afterwards.
 	 */
 	if (keys_due(s) && !(first && (s->seen->keys_failed || s->run->keys_on_disk)))
-		return now(STEP_KEYS);
+		return now(s->seen->keys_asked ? STEP_WAIT_KEYS : STEP_KEYS);
 	if (first || s->seen->resetting || s->run->fault == FAULT_BOOT ||
 	    s->run->restart != RESTART_NONE)
 		return now(STEP_READY);
@@ -105,8 +105,8 @@ static struct decision decide_delete(const struct situation *s)
 		return now(STEP_RELEASE);
 	if (s->seen->vm != PROTO_VM_ABSENT)
 		return now(STEP_FORGET);
-	if (s->seen->discarded)
-		return now(STEP_ERASE);
+	if (s->seen->discarded) /* which ends what vmmon was at */
+		return now(s->seen->keys_asked ? STEP_WAIT_KEYS : STEP_ERASE);
 	return now(s->vmmon_up ? STEP_DISCARD : STEP_WAIT_VMMON);
 }
 
@@ -300,6 +300,7 @@ const char *step_text(enum step step)
 		[STEP_WAIT_VMMON] = "waiting for vmmon",
 		[STEP_WAIT_GUEST] = "the guest is booting",
 		[STEP_WAIT_WORD] = "waiting for the guest to report again",
+		[STEP_WAIT_KEYS] = "installing the SSH keys",
 		[STEP_WAIT_STOP] = "the guest is shutting down",
 		[STEP_WAIT_START] = "starting the VM",
 		[STEP_WAIT_END] = "cleaning up after the VM",

@@ -16,6 +16,7 @@ enum step {
 	STEP_WAIT_VMMON,   /* vmmon is not connected */
 	STEP_WAIT_GUEST,   /* the guest boots */
 	STEP_WAIT_WORD,    /* the guest was ready; vmmon, restarted, has not heard so yet */
+	STEP_WAIT_KEYS,    /* vmmon installs the keys, or gives it up */
 	STEP_WAIT_STOP,    /* the guest shuts down */
 	STEP_WAIT_START,   /* a start that someone asked for earlier is not answered yet */
 	STEP_WAIT_END,     /* the helper cleans up after the VM */

@@ -14,7 +14,7 @@
 #define PROBE_FIRST_MS    4000  /* a guest that can notify has done so by then, mostly */
 #define ANNOUNCE_PER_S    8
 #define POWERDOWN_WAIT_MS 5000
-#define SET_KEYS_WAIT_MS  30000 /* emulated guests take seconds for a handshake */
+#define SET_KEYS_PHASE_MS 60000 /* an emulated guest on a busy host takes its time */
 #define SOCKET_PATH_SIZE  108
 
 static void add_timer(struct event *ev, uint64_t after_ms)
@@ -263,7 +263,7 @@ static int start_keys(void *ctx, const struct keys_list *list, ssh_done_fn *fn, 
 
 	if (r < 0)
 		return r;
-	return ssh_job_start(&target, list->text, list->len, SET_KEYS_WAIT_MS, fn, arg, ret_job);
+	return ssh_job_start(&target, list->text, list->len, SET_KEYS_PHASE_MS, fn, arg, ret_job);
 }
 
 static int start_session(void *ctx, const struct session_handler *handler,

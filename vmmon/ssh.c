@@ -29,9 +29,10 @@ enum phase {
 struct ssh_job {
 	enum phase phase;
 	struct session *session; /* owned */
-	struct event *deadline;  /* owned */
-	ssh_channel channel;     /* owned by the session */
-	char *input;             /* owned */
+	struct event *deadline;  /* owned; of the phase */
+	uint32_t patience_ms;
+	ssh_channel channel; /* owned by the session */
+	char *input;         /* owned */
 	size_t input_len, sent;
 	size_t output;
 	ssh_done_fn *fn;
@@ -129,6 +130,14 @@ static void finish(struct ssh_job *j, enum proto_status status)
 	j->fn(j->arg, status);
 }
 
+static int arm(struct ssh_job *j)
+{
+	const struct timeval tv = {.tv_sec = j->patience_ms / 1000,
+				   .tv_usec = (suseconds_t)(j->patience_ms % 1000) * 1000};
+
+	return event_add(j->deadline, &tv);
+}
+
 static void on_step(void *arg)
 {
 	struct ssh_job *j = arg;
@@ -136,8 +145,10 @@ static void on_step(void *arg)
 
 	while (s == STEP_NEXT && j->phase != PHASE_DONE) {
 		s = take_step(j);
-		if (s == STEP_NEXT)
-			j->phase++;
+		if (s != STEP_NEXT)
+			break;
+		j->phase++;
+		(void)arm(j);
 	}
 	if (s == STEP_FAILED || j->phase == PHASE_DONE)
 		session_fail(j->session); /* its end is the job's */
@@ -161,17 +172,16 @@ static void on_deadline(evutil_socket_t fd, short what, void *arg)
 }
 
 static int fill(struct ssh_job *j, const struct session_target *target, const char *keys,
-		size_t len, uint32_t timeout_ms)
+		size_t len, uint32_t patience_ms)
 {
-	const struct timeval tv = {.tv_sec = timeout_ms / 1000,
-				   .tv_usec = (suseconds_t)(timeout_ms % 1000) * 1000};
 	char head[32];
 	int n = snprintf(head, sizeof(head), "%zu\n", len);
 
 	j->input_len = (size_t)n + len;
 	j->input = malloc(j->input_len);
 	j->deadline = event_new(target->base, -1, 0, on_deadline, j);
-	if (!j->input || !j->deadline || event_add(j->deadline, &tv) < 0)
+	j->patience_ms = patience_ms;
+	if (!j->input || !j->deadline || arm(j) < 0)
 		return -ENOMEM;
 	memcpy(j->input, head, (size_t)n);
 	memcpy(j->input + n, keys, len);
@@ -179,11 +189,11 @@ static int fill(struct ssh_job *j, const struct session_target *target, const ch
 }
 
 int ssh_job_start(const struct session_target *target, const char *keys, size_t len,
-		  uint32_t timeout_ms, ssh_done_fn *fn, void *arg, struct ssh_job **ret_job)
+		  uint32_t patience_ms, ssh_done_fn *fn, void *arg, struct ssh_job **ret_job)
 {
 	struct ssh_job *j = calloc(1, sizeof(*j));
 	const struct session_handler handler = {j, on_step, on_end};
-	int r = j ? fill(j, target, keys, len, timeout_ms) : -ENOMEM;
+	int r = j ? fill(j, target, keys, len, patience_ms) : -ENOMEM;
 
 	if (r < 0) {
 		ssh_key_free(target->management_key);

@@ -17,10 +17,11 @@ typedef void ssh_done_fn(void *arg, enum proto_status status);
 /*
  * Begins to install @keys (@len bytes, checked by the caller, copied) in the guest. @fn is not
  * called before this has returned; afterwards the job must be freed with ssh_job_free(), which may
- * happen within @fn, or earlier to give it up.
+ * happen within @fn, or earlier to give it up. @patience_ms is for each phase (login, channel,
+ * command, list, result), so that a slow guest gets on and a stuck one is given up.
  */
 int ssh_job_start(const struct session_target *target, const char *keys, size_t len,
-		  uint32_t timeout_ms, ssh_done_fn *fn, void *arg, struct ssh_job **ret_job);
+		  uint32_t patience_ms, ssh_done_fn *fn, void *arg, struct ssh_job **ret_job);
 
 /* NULL is fine. */
 void ssh_job_free(struct ssh_job *job);

@@ -42,6 +42,8 @@ struct world {
 	unsigned int total;        /* all requests */
 	unsigned int crash_at;     /* agentd dies before the answer to this one; 0: never */
 	uint32_t n_keys;
+	bool slow_keys;              /* GUEST_SET_KEYS is answered only when the VM ends */
+	struct ticket ticket;        /* of such a request */
 	char wish[4096];             /* the last that CONTAINER_SET brought */
 	const char *console;         /* what CONSOLE_READ gives; NULL: nothing */
 	uint64_t console_generation; /* whose it is */
@@ -281,6 +283,11 @@ static int dispatch(void *ctx, struct peer *peer, const struct proto_op *op,
 		peer->conn.state = PROTO_ST_READY;
 	if (op->number == OP_VM_SUBSCRIBE || op->number == OP_VMMON_HELLO)
 		peer->subscribed = true;
+	if (op->number == OP_GUEST_SET_KEYS && w.slow_keys) {
+		w.ticket = server_defer(peer);
+		fdlist_done(fds);
+		return PROTO_DEFERRED;
+	}
 	if (op->number == w.fail_op && w.fail_times > 0) {
 		w.fail_times--;
 		fdlist_done(fds);
@@ -808,6 +815,56 @@ static void test_ssh_into_the_container(void **state)
 	assert_int_equal(only()->container_ssh, 2222);
 }
 
+static void answer_keys(enum proto_status status)
+{
+	const struct guest_set_keys_rep rep = {.keys = 1};
+	struct fdlist none = {0};
+
+	server_reply(&w.vmmon, &w.ticket, status, status == PROTO_OK ? &rep : NULL, &none);
+}
+
+/* A guest that keeps vmmon busy with its keys does not put off its own end. */
+static void test_end_does_not_wait_for_keys(void **state)
+{
+	(void)state;
+	add_instance();
+	only()->run.had_keys = true;
+	only()->seen.keys_wanted = 1;
+	w.slow_keys = true;
+	until_doing("booting");
+	guest_becomes(PROTO_GUEST_READY);
+	until_doing("installing the SSH keys");
+	settle(50);
+	assert_int_equal(*asked(OP_GUEST_SET_KEYS), 1);
+	order(ACTION_STOP);
+	until("paused");
+	/* The answer comes after the run that it was for: it proves nothing of the next one. */
+	w.slow_keys = false;
+	order(ACTION_START);
+	until_doing("booting");
+	answer_keys(PROTO_OK);
+	settle(50);
+	assert_int_equal(only()->seen.keys_applied, 0);
+	guest_becomes(PROTO_GUEST_READY);
+	until("running");
+	assert_int_equal(*asked(OP_GUEST_SET_KEYS), 2);
+	assert_int_equal(only()->seen.keys_applied, only()->seen.keys_wanted);
+	/* Nor does it put off its deletion; only the record waits for vmmon's answer. */
+	w.slow_keys = true;
+	only()->seen.keys_wanted++;
+	agentd_kick(&w.a);
+	settle(50);
+	assert_int_equal(*asked(OP_GUEST_SET_KEYS), 3);
+	only()->run.goal = GOAL_DELETE;
+	agentd_kick(&w.a);
+	for (int i = 0; i < 100 && w.state != PROTO_VM_ABSENT; i++)
+		settle(20);
+	assert_int_equal(w.state, PROTO_VM_ABSENT);
+	until_doing("installing the SSH keys");
+	answer_keys(PROTO_UNREACHABLE);
+	until("");
+}
+
 static void test_guest_refuses_keys(void **state)
 {
 	(void)state;
@@ -1331,6 +1388,7 @@ int main(void)
 		CASE(test_container_before_running),
 		CASE(test_container_fails),
 		CASE(test_container_survives_restarts),
+		CASE(test_end_does_not_wait_for_keys),
 		CASE(test_guest_refuses_keys),
 		CASE(test_ssh_into_the_container),
 		CASE(test_transient_failure_is_tried_again),

@@ -127,6 +127,9 @@ static void test_keys(void **state)
 	healthy(&t);
 	t.run.had_keys = true;
 	expect(&t, STEP_KEYS, NEVER);
+	t.seen.keys_asked = true;
+	expect(&t, STEP_WAIT_KEYS, NEVER);
+	t.seen.keys_asked = false;
 	t.seen.keys_applied = 1;
 	expect(&t, STEP_NONE, NEVER);
 	/* Keys come before "running"... */
@@ -384,7 +387,9 @@ static void check_invariants(const struct setup *t, struct decision d)
 		assert_false(alive);
 	}
 	if (d.step == STEP_ERASE)
-		assert_true(seen->vm == PROTO_VM_ABSENT && seen->discarded);
+		assert_true(seen->vm == PROTO_VM_ABSENT && seen->discarded && !seen->keys_asked);
+	if (d.step == STEP_KEYS)
+		assert_false(seen->keys_asked);
 	if (d.step == STEP_PREPARE)
 		assert_false(run->prepared);
 	/* The guest has to be ready, and is told once. */
@@ -407,7 +412,7 @@ static void test_walk(void **state)
 	unsigned long n = 0;
 
 	(void)state;
-	for (unsigned int bits = 0; bits < 1u << 19; bits++)
+	for (unsigned int bits = 0; bits < 1u << 20; bits++)
 		for (int goal = GOAL_RUN; goal <= GOAL_DELETE; goal++)
 			for (int vm = 0; vm <= PROTO_VM_MAX; vm++)
 				for (int fault = 0; fault <= FAULT_FINAL; fault++) {
@@ -438,6 +443,7 @@ static void test_walk(void **state)
 					t.seen.bound = t.seen.leased = bits & 1 << 16;
 					t.seen.released = bits & 1 << 17;
 					t.s.has_container = bits & 1 << 18;
+					t.seen.keys_asked = bits & 1 << 19;
 					check_invariants(&t, reconcile(&t.s));
 					n++;
 				}
