@@ -10,7 +10,6 @@
 #include <curl/curl.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <stdarg.h>
 #include <sys/stat.h>
 
 #include "ctl/text.h"
@@ -54,22 +53,6 @@ static void cleanup_url(CURLU **url)
 static void cleanup_curl_string(char **s)
 {
 	curl_free(*s);
-}
-
-/* A formatted string, owned by the caller. Exits when out of memory. */
-static char *format(const char *fmt, ...) _printf_(1, 2);
-static char *format(const char *fmt, ...)
-{
-	char *text;
-	va_list ap;
-
-	va_start(ap, fmt);
-	if (vasprintf(&text, fmt, ap) < 0) {
-		fputs("qudatactl: out of memory\n", stderr);
-		exit(CTL_FAILED);
-	}
-	va_end(ap);
-	return text;
 }
 
 enum ctl_exit api_exit_of_status(long status)
@@ -119,11 +102,13 @@ static enum ctl_exit read_secret(const char *path, char **ret_secret, char **ret
 	ssize_t n;
 
 	if (fd < 0 || fstat(fd, &st) < 0) {
-		*ret_error = format("cannot read the secret file %s: %s", path, strerror(errno));
+		*ret_error =
+			text_format("cannot read the secret file %s: %s", path, strerror(errno));
 		return errno == EACCES ? CTL_DENIED : CTL_FAILED;
 	}
 	if (!S_ISREG(st.st_mode) || (st.st_mode & 0007)) {
-		*ret_error = format("the secret file %s %s", path,
+		*ret_error =
+			text_format("the secret file %s %s", path,
 				    S_ISREG(st.st_mode) ? "is accessible to everyone; chmod o= it"
 							: "is not a regular file");
 		return CTL_FAILED;
@@ -137,10 +122,10 @@ static enum ctl_exit read_secret(const char *path, char **ret_secret, char **ret
 			n = 0;
 	if (n <= 0 || n == SECRET_MAX) {
 		explicit_bzero(buf, sizeof(buf));
-		*ret_error = format("the secret file %s does not hold one secret", path);
+		*ret_error = text_format("the secret file %s does not hold one secret", path);
 		return CTL_FAILED;
 	}
-	*ret_secret = format("%s", buf);
+	*ret_secret = text_format("%s", buf);
 	explicit_bzero(buf, sizeof(buf));
 	return CTL_OK;
 }
@@ -153,20 +138,20 @@ enum ctl_exit api_open(const struct api_config *config, struct api **ret_api, ch
 
 	if (!api || curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK) {
 		free(api);
-		*ret_error = format("cannot initialise the HTTP client");
+		*ret_error = text_format("cannot initialise the HTTP client");
 		return CTL_FAILED;
 	}
-	api->base = format("%s", config->url ? config->url : "http://qudata");
+	api->base = text_format("%s", config->url ? config->url : "http://qudata");
 	len = strlen(api->base);
 	while (len > 0 && api->base[len - 1] == '/')
 		api->base[--len] = 0;
 	if (!config->url) {
-		api->socket = format("%s", config->socket);
+		api->socket = text_format("%s", config->socket);
 	} else if (config->secret_file && !api_url_keeps_secret(config->url)) {
-		*ret_error =
-			format("will not send the secret to %s in clear text: use https, or an "
-			       "address of this machine",
-			       config->url);
+		*ret_error = text_format(
+			"will not send the secret to %s in clear text: use https, or an "
+			"address of this machine",
+			config->url);
 		r = CTL_USAGE;
 	} else if (config->secret_file) {
 		r = read_secret(config->secret_file, &api->secret, ret_error);
@@ -228,20 +213,21 @@ static char *explain_socket(const struct api *api, long err)
 		err = errno;
 	switch (err) {
 	case ENOENT:
-		return format(
+		return text_format(
 			"cannot reach the agent: %s does not exist, so it is not running here\n%s",
 			api->socket, how_to_start());
 	case ECONNREFUSED:
-		return format("cannot reach the agent: %s exists, but nobody listens on it\n%s",
-			      api->socket, how_to_start());
+		return text_format(
+			"cannot reach the agent: %s exists, but nobody listens on it\n%s",
+			api->socket, how_to_start());
 	case EACCES:
 	case EPERM:
-		return format("no permission to use %s\nIt is for root and the group qudata: "
-			      "run this with sudo, or join with: usermod -aG qudata USER",
-			      api->socket);
+		return text_format("no permission to use %s\nIt is for root and the group qudata: "
+				   "run this with sudo, or join with: usermod -aG qudata USER",
+				   api->socket);
 	default:
-		return format("cannot reach the agent on %s: %s", api->socket,
-			      err ? strerror((int)err) : api->error);
+		return text_format("cannot reach the agent on %s: %s", api->socket,
+				   err ? strerror((int)err) : api->error);
 	}
 }
 
@@ -253,25 +239,26 @@ static enum ctl_exit explain_transport(struct api *api, CURL *curl, CURLcode cod
 	curl_easy_getinfo(curl, CURLINFO_OS_ERRNO, &err);
 	switch ((int)code) {
 	case CURLE_OPERATION_TIMEDOUT:
-		*ret_error = format("the agent did not answer in time (%s)", text);
+		*ret_error = text_format("the agent did not answer in time (%s)", text);
 		return CTL_TIMEOUT;
 	case CURLE_COULDNT_CONNECT:
 	case CURLE_COULDNT_RESOLVE_HOST:
 		if (api->socket)
 			*ret_error = explain_socket(api, err);
 		else
-			*ret_error = format("cannot reach the agent at %s: %s", api->base, text);
+			*ret_error =
+				text_format("cannot reach the agent at %s: %s", api->base, text);
 		return err == EACCES || err == EPERM ? CTL_DENIED : CTL_UNREACHABLE;
 	case CURLE_URL_MALFORMAT:
 	case CURLE_UNSUPPORTED_PROTOCOL:
-		*ret_error = format("--url is no http or https address: %s", api->base);
+		*ret_error = text_format("--url is no http or https address: %s", api->base);
 		return CTL_USAGE;
 	case CURLE_WRITE_ERROR:
-		*ret_error = format("the agent's answer is larger than %u bytes", ANSWER_MAX);
+		*ret_error = text_format("the agent's answer is larger than %u bytes", ANSWER_MAX);
 		return CTL_FAILED;
 	default:
-		*ret_error = format("the connection to the agent at %s broke: %s",
-				    api->socket ? api->socket : api->base, text);
+		*ret_error = text_format("the connection to the agent at %s broke: %s",
+					 api->socket ? api->socket : api->base, text);
 		return CTL_UNREACHABLE;
 	}
 }
@@ -300,11 +287,11 @@ static char *error_of(const struct api *api, const struct api_reply *reply, long
 	const char *text = json_string_value(json_object_get(reply->body, "error"));
 
 	if ((status == 401 || status == 403) && !api->secret && !api->socket)
-		return format("the agent wants its secret: give --secret-file (it is root's; "
-			      "usually /var/lib/qudata/secret)");
+		return text_format("the agent wants its secret: give --secret-file (it is root's; "
+				   "usually /var/lib/qudata/secret)");
 	if (text && *text)
-		return format("%s", text);
-	return format("the agent answered with HTTP status %ld", status);
+		return text_format("%s", text);
+	return text_format("the agent answered with HTTP status %ld", status);
 }
 
 /* Headers that every request carries. */
@@ -329,13 +316,13 @@ static enum ctl_exit exchange(struct api *api, const char *method, const char *p
 			      const char *body, uint32_t timeout_ms, struct api_reply *reply,
 			      long *ret_status)
 {
-	_cleanup_free_ char *url = format("%s%s", api->base, path);
+	_cleanup_free_ char *url = text_format("%s%s", api->base, path);
 	_cleanup_(cleanup_curl) CURL *curl = new_handle(api, url);
 	_cleanup_(cleanup_slist) struct curl_slist *list = headers(api, body != NULL);
 	CURLcode code;
 
 	if (!curl || !list) {
-		reply->error = format("out of memory");
+		reply->error = text_format("out of memory");
 		return CTL_FAILED;
 	}
 	curl_easy_setopt(curl, CURLOPT_CUSTOMREQUEST, method);
@@ -363,7 +350,7 @@ enum ctl_exit api_call(struct api *api, const char *method, const char *path, co
 	if (body) {
 		text = json_dumps(body, JSON_COMPACT);
 		if (!text) {
-			ret_reply->error = format("out of memory");
+			ret_reply->error = text_format("out of memory");
 			return CTL_FAILED;
 		}
 	}
@@ -545,20 +532,20 @@ static enum ctl_exit upgrade_on(struct api *api, struct api_stream *s, const cha
 	long status = 0;
 	int r;
 
-	request = format("GET %s HTTP/1.1\r\nHost: qudata\r\nConnection: Upgrade\r\n"
-			 "Upgrade: %s\r\n%s%s%s\r\n",
-			 path, protocol, api->secret ? "X-Agent-Secret: " : "",
-			 api->secret ? api->secret : "", api->secret ? "\r\n" : "");
+	request = text_format("GET %s HTTP/1.1\r\nHost: qudata\r\nConnection: Upgrade\r\n"
+			      "Upgrade: %s\r\n%s%s%s\r\n",
+			      path, protocol, api->secret ? "X-Agent-Secret: " : "",
+			      api->secret ? api->secret : "", api->secret ? "\r\n" : "");
 	r = stream_write_all(s, request, strlen(request));
 	explicit_bzero(request, strlen(request));
 	if (r == 0)
 		r = stream_read_head(s);
 	if (r < 0) {
-		*ret_error = format("the connection to the agent broke: %s", strerror(-r));
+		*ret_error = text_format("the connection to the agent broke: %s", strerror(-r));
 		return r == -ETIMEDOUT ? CTL_TIMEOUT : CTL_UNREACHABLE;
 	}
 	if (sscanf(s->head, "HTTP/1.%*1[01] %3ld", &status) != 1) {
-		*ret_error = format("the agent's answer is no HTTP");
+		*ret_error = text_format("the agent's answer is no HTTP");
 		return CTL_FAILED;
 	}
 	return status == 101 ? CTL_OK : upgrade_refused(api, s, status, ret_error);
@@ -575,7 +562,7 @@ enum ctl_exit api_upgrade(struct api *api, const char *path, const char *protoco
 	if (s)
 		s->curl = new_handle(api, api->base);
 	if (!s || !s->curl) {
-		*ret_error = format("out of memory");
+		*ret_error = text_format("out of memory");
 		api_stream_free(s);
 		return CTL_FAILED;
 	}

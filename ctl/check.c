@@ -35,13 +35,15 @@ void check_add(struct check_report *report, enum check_level level, const char *
 	struct check_result result = {.level = level, .id = id};
 	va_list ap;
 
-	va_start(ap, fmt);
-	if (!results || vasprintf(&result.detail, fmt, ap) < 0 ||
-	    (remedy && !(result.remedy = strdup(remedy)))) {
+	if (!results) {
 		fputs("qudatactl: out of memory\n", stderr);
 		exit(1);
 	}
+	va_start(ap, fmt);
+	result.detail = text_vformat(fmt, ap);
 	va_end(ap);
+	if (remedy)
+		result.remedy = text_format("%s", remedy);
 	report->results = results;
 	report->results[report->n++] = result;
 }

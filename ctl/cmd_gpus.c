@@ -5,7 +5,6 @@
  * Trust: runs as the operator; prints the agent's answers escaped.
  */
 #include <inttypes.h>
-#include <stdarg.h>
 
 #include "ctl/api.h"
 #include "ctl/gpus.h"
@@ -87,25 +86,6 @@ static void add_gpu(struct table *t, const json_t *gpu)
 }
 
 /* A line of the list below the table: escaped, for it is made of foreign text. */
-static void put_line(const char *fmt, ...) _printf_(1, 2);
-
-static void put_line(const char *fmt, ...)
-{
-	_cleanup_free_ char *text = NULL;
-	va_list ap;
-	int n;
-
-	va_start(ap, fmt);
-	n = vasprintf(&text, fmt, ap);
-	va_end(ap);
-	if (n < 0) {
-		text = NULL;
-		return;
-	}
-	text_put(stdout, text, strlen(text));
-	putchar('\n');
-}
-
 /* Half-bound and quarantined GPUs have one remedy, which some reasons name themselves. */
 static bool needs_remedy(const json_t *gpu)
 {
@@ -128,21 +108,21 @@ static void put_reasons(const json_t *gpu)
 		const char *about = gpu_text(reason, "address"), *what = gpu_text(reason, "what");
 		bool self = *about == 0 || STR_EQ(about, address);
 
-		put_line("%s  %s: %s%s%s%s%s%s", address, gpu_text(reason, "reason"),
-			 gpu_text(reason, "text"), self && !*what ? "" : " (", self ? "" : about,
-			 !self && *what ? ": " : "", what, self && !*what ? "" : ")");
+		text_line("%s  %s: %s%s%s%s%s%s", address, gpu_text(reason, "reason"),
+			  gpu_text(reason, "text"), self && !*what ? "" : " (", self ? "" : about,
+			  !self && *what ? ": " : "", what, self && !*what ? "" : ")");
 	}
 	json_array_foreach (json_object_get(gpu, "holders"), i, holder) {
 		const char *service = gpu_text(holder, "service");
 		char pid[TEXT_AGE_MAX];
 
 		gpu_number(holder, "pid", pid);
-		put_line("%s  process %s %s has %s open%s%s", address, pid,
-			 gpu_text(holder, "program"), gpu_text(holder, "node"),
-			 *service ? ", of " : "", service);
+		text_line("%s  process %s %s has %s open%s%s", address, pid,
+			  gpu_text(holder, "program"), gpu_text(holder, "node"),
+			  *service ? ", of " : "", service);
 	}
 	if (needs_remedy(gpu))
-		put_line("%s  try: qudatactl gpus recover %s", address, address);
+		text_line("%s  try: qudatactl gpus recover %s", address, address);
 }
 
 static void put_together(const json_t *gpu)
@@ -159,8 +139,8 @@ static void put_together(const json_t *gpu)
 			 address ? address : "-");
 	}
 	if (*text)
-		put_line("%s  is rented together with %s or not at all", gpu_text(gpu, "address"),
-			 text);
+		text_line("%s  is rented together with %s or not at all", gpu_text(gpu, "address"),
+			  text);
 }
 
 static bool has_remarks(const json_t *gpu)

@@ -52,22 +52,14 @@ static void add_tunnel(struct table *t, const json_t *tunnel)
 /* The server's line: "frp.example.org:7000 is connected, 3 of 4 tunnels run". */
 static void print_server(const json_t *data)
 {
-	_cleanup_free_ char *text = NULL;
 	const char *detail = text_of(data, "detail");
 
-	if (asprintf(&text,
-		     "%s:%" JSON_INTEGER_FORMAT " %s%s%s, %" JSON_INTEGER_FORMAT
-		     " of %" JSON_INTEGER_FORMAT " tunnels run",
-		     text_of(data, "server"),
-		     json_integer_value(json_object_get(data, "server_port")),
-		     text_of(data, "state"), *detail ? ": " : "", detail,
-		     json_integer_value(json_object_get(data, "running")),
-		     json_integer_value(json_object_get(data, "tunnels"))) < 0) {
-		text = NULL;
-		return;
-	}
-	text_put(stdout, text, strlen(text));
-	putchar('\n');
+	text_line("%s:%" JSON_INTEGER_FORMAT " %s%s%s, %" JSON_INTEGER_FORMAT
+		  " of %" JSON_INTEGER_FORMAT " tunnels run",
+		  text_of(data, "server"), json_integer_value(json_object_get(data, "server_port")),
+		  text_of(data, "state"), *detail ? ": " : "", detail,
+		  json_integer_value(json_object_get(data, "running")),
+		  json_integer_value(json_object_get(data, "tunnels")));
 }
 
 static void print_tunnels(const struct ctl *c, const json_t *data, const json_t *list)

@@ -73,15 +73,10 @@ static void put(const struct picture *p, const struct branch *b, bool mark, int 
 	size_t used = text_width(before) + (b && mark ? 3 : 0);
 	_cleanup_free_ char *text = NULL, *safe = NULL;
 	va_list ap;
-	int n;
 
 	va_start(ap, fmt);
-	n = vasprintf(&text, fmt, ap);
+	text = text_vformat(fmt, ap);
 	va_end(ap);
-	if (n < 0) {
-		text = NULL;
-		return;
-	}
 	safe = text_safe(text);
 	fprintf(p->f, "%s%s", before, b && mark ? branch_mark(p, b) : "");
 	if (color && p->style.color)

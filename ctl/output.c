@@ -42,16 +42,10 @@ enum ctl_exit ctl_fail(struct ctl *c, enum ctl_exit code, const char *fmt, ...)
 	_cleanup_free_ char *text = NULL;
 	json_t *json;
 	va_list ap;
-	int n;
 
 	va_start(ap, fmt);
-	n = vasprintf(&text, fmt, ap);
+	text = text_vformat(fmt, ap);
 	va_end(ap);
-	if (n < 0) {
-		text = NULL;
-		fputs("qudatactl: out of memory\n", stderr);
-		return CTL_FAILED;
-	}
 	fputs("qudatactl: ", stderr);
 	put_lines(stderr, text);
 	if (!c->json)
@@ -67,17 +61,12 @@ void ctl_note(struct ctl *c, const char *fmt, ...)
 {
 	_cleanup_free_ char *text = NULL;
 	va_list ap;
-	int n;
 
 	if (c->quiet)
 		return;
 	va_start(ap, fmt);
-	n = vasprintf(&text, fmt, ap);
+	text = text_vformat(fmt, ap);
 	va_end(ap);
-	if (n < 0) {
-		text = NULL;
-		return;
-	}
 	put_lines(stderr, text);
 }
 

@@ -93,23 +93,57 @@ void text_put(FILE *f, const char *s, size_t len)
 	}
 }
 
+_noreturn_ static void out_of_memory(void)
+{
+	fputs("qudatactl: out of memory\n", stderr);
+	exit(1);
+}
+
 char *text_safe(const char *s)
 {
 	char *text = NULL;
 	size_t size = 0;
 	FILE *f = open_memstream(&text, &size);
 
-	if (!f) {
-		fputs("qudatactl: out of memory\n", stderr);
-		exit(1);
-	}
+	if (!f)
+		out_of_memory();
 	if (s)
 		text_put(f, s, strlen(s));
-	if (fclose(f) != 0 || !text) {
-		fputs("qudatactl: out of memory\n", stderr);
-		exit(1);
-	}
+	if (fclose(f) != 0 || !text)
+		out_of_memory();
 	return text;
+}
+
+char *text_vformat(const char *fmt, va_list ap)
+{
+	char *text;
+
+	if (vasprintf(&text, fmt, ap) < 0)
+		out_of_memory();
+	return text;
+}
+
+char *text_format(const char *fmt, ...)
+{
+	char *text;
+	va_list ap;
+
+	va_start(ap, fmt);
+	text = text_vformat(fmt, ap);
+	va_end(ap);
+	return text;
+}
+
+void text_line(const char *fmt, ...)
+{
+	_cleanup_free_ char *text = NULL;
+	va_list ap;
+
+	va_start(ap, fmt);
+	text = text_vformat(fmt, ap);
+	va_end(ap);
+	text_put(stdout, text, strlen(text));
+	putchar('\n');
 }
 
 size_t text_width(const char *s)

@@ -6,12 +6,19 @@
  */
 #pragma once
 
+#include <stdarg.h>
+
 #include "common/base.h"
 
 /* Writes @len bytes of @s with control, C1, bidirectional and invalid characters made visible. */
 void text_put(FILE *f, const char *s, size_t len);
 /* The same as a new string, owned by the caller. NULL is taken as "". Exits when out of memory. */
 char *text_safe(const char *s);
+/* Formatted strings, owned by the caller. Exit when out of memory. */
+char *text_format(const char *fmt, ...) _printf_(1, 2);
+char *text_vformat(const char *fmt, va_list ap) _printf_(1, 0);
+/* Writes a formatted line to stdout, with foreign text made visible as by text_put(). */
+void text_line(const char *fmt, ...) _printf_(1, 2);
 /* Columns that the valid UTF-8 string @s takes on a terminal. */
 size_t text_width(const char *s);
 
