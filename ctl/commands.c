@@ -148,6 +148,9 @@ static const struct ctl_option image_import_options[] = {
 	 CTL_COMPLETE_FILE, NULL},
 	{OPT_CACERT, 0, "cacert", "FILE", "authorities to trust instead of the system's",
 	 CTL_COMPLETE_FILE, NULL},
+	{OPT_TIMEOUT, 't', "timeout", "TIME",
+	 "how long next to nothing may come before a download is taken up anew (default 1m)",
+	 CTL_COMPLETE_NONE, NULL},
 	{OPT_FORMAT, 0, "format", "qcow2|raw", "refuse any other (default: what the disk says)",
 	 CTL_COMPLETE_WORDS, "qcow2 raw"},
 	OPTION_SIZE,
@@ -353,10 +356,10 @@ const struct ctl_command ctl_commands[] = {
 	{.name = "image create",
 	 .args = "NAME",
 	 .summary = "make a base image from Debian's packages",
-	 .help = "Needs root, mmdebstrap and Debian's archive; takes a minute or more. The guest "
-		 "has a kernel of its own, an SSH server and what the agent needs, and no more. "
-		 "--nvidia adds the driver from Debian's non-free component, built for the "
-		 "guest's kernel.",
+	 .help = "Needs root, mmdebstrap and Debian's archive (http_proxy is heeded); takes a "
+		 "minute or more. The guest has a kernel of its own, an SSH server and what the "
+		 "agent needs, and no more. --nvidia adds the driver from Debian's non-free "
+		 "component, built for the guest's kernel.",
 	 OPTIONS(image_create_options),
 	 .min_args = 1,
 	 .max_args = 1,
@@ -368,10 +371,10 @@ const struct ctl_command ctl_commands[] = {
 	 .help = "Needs root. The disk is copied or downloaded, compared with its checksum, and "
 		 "converted by a qemu-img without privilege into a qcow2 that carries nothing of "
 		 "the original but its content. Disks that name other files, or are encrypted, are "
-		 "refused. A download that breaks is taken up where it ended; only https is "
-		 "spoken, also after a redirection. What is interrupted leaves the old image, or "
-		 "none. The guest has to be prepared by cloud-init, or by what image create "
-		 "installs.",
+		 "refused. A download that breaks or stalls is taken up where it ended, five times "
+		 "in a row; only https is spoken, also after a redirection. What is interrupted "
+		 "leaves the old image, or none. The guest has to be prepared by cloud-init, or by "
+		 "what image create installs.",
 	 OPTIONS(image_import_options),
 	 .min_args = 1,
 	 .max_args = 1,

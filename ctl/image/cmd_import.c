@@ -39,6 +39,11 @@ static enum ctl_exit import_usage(struct import *i)
 	i->from = ctl_value(c, OPT_FROM);
 	i->format = ctl_value(c, OPT_FORMAT);
 	i->fetch.cacert = ctl_value(c, OPT_CACERT);
+	if (ctl_has(c, OPT_TIMEOUT) &&
+	    (parse_seconds(ctl_value(c, OPT_TIMEOUT), &i->fetch.stall_s) < 0 ||
+	     i->fetch.stall_s == 0))
+		return ctl_fail(c, CTL_USAGE, "--timeout: not a time up to one day: %s",
+				ctl_value(c, OPT_TIMEOUT));
 	if (!parse_is_name(i->name))
 		return ctl_fail(c, CTL_USAGE,
 				"%s is no name for an image: a-z, 0-9 and -, at most 32", i->name);
@@ -49,7 +54,7 @@ static enum ctl_exit import_usage(struct import *i)
 	if (ctl_has(c, OPT_SHA256) && ctl_has(c, OPT_CHECKSUMS))
 		return ctl_fail(c, CTL_USAGE, "--sha256 and --checksums exclude each other");
 	if (ctl_has(c, OPT_SHA256) &&
-	    (sum_parse(ctl_value(c, OPT_SHA256), &i->sum) < 0 || i->sum.n_hex != 2 * SHA256_SIZE))
+	    (sum_parse(ctl_value(c, OPT_SHA256), &i->sum) < 0 || i->sum.n_hex != SHA256_HEX))
 		return ctl_fail(c, CTL_USAGE, "--sha256 takes 64 hexadecimal digits");
 	if (ctl_has(c, OPT_SIGNATURE) != ctl_has(c, OPT_KEYRING) ||
 	    (ctl_has(c, OPT_SIGNATURE) && !ctl_has(c, OPT_CHECKSUMS)))
@@ -79,7 +84,8 @@ static int fetch_into(struct import *i, int dir, const char *name, const char *s
 	if (fd < 0)
 		return err_errno(reterr, -errno, "%s", name);
 	*ret_sink = (struct sink){.fd = fd, .max_bytes = max_bytes};
-	digest_init(&ret_sink->digest, i->sum.n_hex == 2 * SHA512_SIZE || i->list);
+	if (digest_init(&ret_sink->digest, i->sum.n_hex == SHA512_HEX || i->list) < 0)
+		return err_set(reterr, -ENOMEM, "out of memory");
 	(void)snprintf(what, sizeof(what), "%s %s",
 		       strstr(source, "://") && strncasecmp(source, "file:", 5) != 0 ? "downloading"
 										     : "reading",
@@ -98,7 +104,8 @@ static int compare(struct sink *sink, const struct sum *want, const char *source
 {
 	struct sum got;
 
-	digest_end(&sink->digest, want, &got);
+	if (digest_end(&sink->digest, want, &got) < 0)
+		return err_set(reterr, -ENOMEM, "out of memory");
 	if (STR_EQ(got.hex, want->hex))
 		return 0;
 	return err_set(reterr, -EBADMSG, "%s has the wrong checksum: %.16s… instead of %.16s…",
@@ -142,10 +149,10 @@ static int load_list(struct import *i, const struct staging *s, struct err *rete
 			ctl_note(i->c, "the checksums' signature is good");
 	}
 	i->list = r == 0 ? calloc(1, LIST_MAX) : NULL;
-	if (i->list && pread(sink.fd, i->list, LIST_MAX - 1, 0) < 0)
+	if (r == 0 && (!i->list || pread(sink.fd, i->list, LIST_MAX - 1, 0) < 0))
 		r = err_errno(reterr, -errno, "checksums");
-	(void)safe_close(sink.fd);
-	(void)safe_close(signed_by.fd);
+	sink_done(&sink);
+	sink_done(&signed_by);
 	return r;
 }
 
@@ -220,7 +227,7 @@ static int import_disk(struct import *i, const struct place *p, const struct sta
 		r = look_at_disk(i, sink.fd, &sink, reterr);
 	if (r == 0)
 		r = make_disk(i, p, s, &sink, reterr);
-	(void)safe_close(sink.fd);
+	sink_done(&sink);
 	(void)unlinkat(s->fd, "disk", 0);
 	return r;
 }
@@ -237,7 +244,7 @@ static int import_file(struct import *i, const struct staging *s, enum ctl_opt o
 	r = fetch_into(i, s->image_fd, name, source, max_bytes, &sink, reterr);
 	if (r == 0)
 		r = compare_listed(i, &sink, source, reterr);
-	(void)safe_close(sink.fd);
+	sink_done(&sink);
 	return r;
 }
 

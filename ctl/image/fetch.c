@@ -22,8 +22,10 @@
 #define CHUNK             (256 * 1024)
 #define POLL_MS           200
 #define CONNECT_TIMEOUT_S 30L
-#define STALL_S           60L
-#define ATTEMPTS          5
+#define SLOWEST           4096L /* bytes in a second, over the stall time: less is a stall */
+#define ATTEMPTS          5     /* in a row, without WORTHWHILE in between */
+#define BREAKS_MAX        100
+#define WORTHWHILE        (1 << 20)
 #define CACERT_MAX        (1 << 20)
 #define REDIRECTS_MAX     5L
 #define OUT_FD            3 /* of the child */
@@ -31,6 +33,7 @@
 /* What the child tells besides bytes. Read by the parent as a stranger's. */
 struct told {
 	uint64_t total;             /* 0: not known */
+	uint32_t breaks;            /* how often the connection broke, and is tried again */
 	char text[CURL_ERROR_SIZE]; /* why it failed */
 };
 
@@ -40,6 +43,8 @@ struct download {
 	CURL *curl;
 	struct told *told; /* shared */
 	int out;
+	uint32_t stall_s;
+	uint32_t attempts;   /* so far */
 	uint64_t sent;       /* bytes handed on */
 	char validator[200]; /* of the first answer: what tells whether a later one is the same */
 	char error[CURL_ERROR_SIZE];
@@ -99,7 +104,7 @@ static CURLcode attempt(struct download *d)
 	return code;
 }
 
-static bool is_worth_a_retry(CURLcode code)
+static bool is_broken_off(CURLcode code)
 {
 	static const CURLcode codes[] = {
 		CURLE_PARTIAL_FILE,       CURLE_RECV_ERROR, CURLE_SEND_ERROR,  CURLE_GOT_NOTHING,
@@ -111,22 +116,74 @@ static bool is_worth_a_retry(CURLcode code)
 	return false;
 }
 
-/* A connection that broke is taken up where it ended, a few times in a row. */
+/* What began well may find the server restarting, or the network away for a moment. */
+static bool is_away(struct download *d, CURLcode code)
+{
+	long status = 0;
+
+	if (code == CURLE_COULDNT_CONNECT || code == CURLE_COULDNT_RESOLVE_HOST)
+		return true;
+	(void)curl_easy_getinfo(d->curl, CURLINFO_RESPONSE_CODE, &status);
+	return code == CURLE_HTTP_RETURNED_ERROR && (status >= 500 || status == 429);
+}
+
+static bool is_worth_a_retry(struct download *d, CURLcode code)
+{
+	if (d->sent == 0)
+		return is_broken_off(code);
+	/* Without a validator nobody could tell whether it is still the same file. */
+	return d->validator[0] != '\0' && (is_broken_off(code) || is_away(d, code));
+}
+
+/* A connection that broke or stalls is taken up where it ended: a few times in a row, and in all.
+ */
 static CURLcode download_all(struct download *d)
 {
-	CURLcode code = CURLE_OK;
-	uint64_t before;
+	unsigned int in_a_row = 0;
+	uint64_t mark = 0;
 
-	for (unsigned int tries = 0; tries < ATTEMPTS; tries++) {
-		before = d->sent;
-		code = attempt(d);
-		if (!is_worth_a_retry(code))
-			break;
-		if (d->sent > before)
-			tries = 0;
-		(void)sleep(1U << tries);
+	for (;;) {
+		CURLcode code = attempt(d);
+
+		d->attempts++;
+		/* A server that has nothing left to give from there (416) is no error to libcurl.
+		 */
+		if (code == CURLE_OK && d->told->total != 0 && d->sent != d->told->total)
+			return CURLE_BAD_DOWNLOAD_RESUME;
+		if (d->sent - mark >= WORTHWHILE) {
+			mark = d->sent;
+			in_a_row = 0;
+		}
+		if (!is_worth_a_retry(d, code) || ++in_a_row >= ATTEMPTS ||
+		    d->told->breaks >= BREAKS_MAX)
+			return code;
+		d->told->breaks++;
+		(void)sleep(MIN_OF(1U << (in_a_row - 1), d->stall_s));
 	}
-	return code;
+}
+
+#define REMEDY "try again later or elsewhere, or download it yourself and import the file"
+
+static void explain_break(struct download *d, CURLcode code)
+{
+	unsigned long long sent = d->sent;
+	char *text = d->told->text;
+	size_t size = sizeof(d->told->text);
+
+	if (sent > 0 && (code == CURLE_RANGE_ERROR || d->validator[0] == '\0'))
+		(void)snprintf(text, size,
+			       "the connection broke after %llu bytes, and the server cannot go on "
+			       "from there; " REMEDY,
+			       sent);
+	else if (code == CURLE_OPERATION_TIMEDOUT)
+		(void)snprintf(text, size,
+			       "nothing or next to nothing comes for %u s, %llu bytes so far, "
+			       "%u attempts; " REMEDY,
+			       d->stall_s, sent, d->attempts);
+	else
+		(void)snprintf(text, size,
+			       "the connection breaks, %llu bytes so far, %u attempts; " REMEDY,
+			       sent, d->attempts);
 }
 
 static void explain(struct download *d, CURLcode code)
@@ -136,16 +193,17 @@ static void explain(struct download *d, CURLcode code)
 	size_t size = sizeof(d->told->text);
 
 	(void)curl_easy_getinfo(d->curl, CURLINFO_RESPONSE_CODE, &status);
-	if (code == CURLE_HTTP_RETURNED_ERROR)
+	if (code == CURLE_BAD_DOWNLOAD_RESUME)
+		(void)snprintf(text, size,
+			       "the server announced %llu bytes and has no more than %llu; " REMEDY,
+			       (unsigned long long)d->told->total, (unsigned long long)d->sent);
+	else if (code == CURLE_HTTP_RETURNED_ERROR)
 		(void)snprintf(text, size, "the server answers %ld", status);
 	else if (code == CURLE_UNSUPPORTED_PROTOCOL)
 		(void)snprintf(text, size,
 			       "the server leads on to another protocol than https: refused");
-	else if (code == CURLE_RANGE_ERROR)
-		(void)snprintf(text, size,
-			       "the connection broke after %llu bytes, and the server cannot go on "
-			       "from there; try again",
-			       (unsigned long long)d->sent);
+	else if (code == CURLE_RANGE_ERROR || is_broken_off(code))
+		explain_break(d, code);
 	else
 		(void)snprintf(text, size, "%s", d->error[0] ? d->error : curl_easy_strerror(code));
 }
@@ -166,8 +224,8 @@ static CURL *configure(struct download *d, const char *url, struct curl_blob *ca
 	curl_easy_setopt(curl, CURLOPT_FAILONERROR, 1L);
 	curl_easy_setopt(curl, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
 	curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT, CONNECT_TIMEOUT_S);
-	curl_easy_setopt(curl, CURLOPT_LOW_SPEED_LIMIT, 1L);
-	curl_easy_setopt(curl, CURLOPT_LOW_SPEED_TIME, STALL_S);
+	curl_easy_setopt(curl, CURLOPT_LOW_SPEED_LIMIT, SLOWEST);
+	curl_easy_setopt(curl, CURLOPT_LOW_SPEED_TIME, (long)d->stall_s);
 	curl_easy_setopt(curl, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
 	curl_easy_setopt(curl, CURLOPT_USERAGENT, "qudatactl/" QUDATA_VERSION);
 	curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, on_body);
@@ -199,10 +257,10 @@ static int keep_only(int out, int *ret_out)
 	return 0;
 }
 
-_noreturn_ static void fetch_child(const char *url, struct curl_blob *cacert, int out,
-				   struct told *told)
+_noreturn_ static void fetch_child(const char *url, struct curl_blob *cacert, uint32_t stall_s,
+				   int out, struct told *told)
 {
-	struct download d = {.told = told};
+	struct download d = {.told = told, .stall_s = stall_s};
 	struct err err = {.text = "descriptors"};
 	CURLcode code;
 
@@ -224,9 +282,21 @@ _noreturn_ static void fetch_child(const char *url, struct curl_blob *cacert, in
 
 /* ---- the parent ---- */
 
+/* The child's word on how it goes. */
+static void show_told(struct progress *progress, const struct told *told, uint32_t *breaks)
+{
+	uint32_t now = *(volatile const uint32_t *)&told->breaks;
+
+	progress->total = *(volatile const uint64_t *)&told->total;
+	if (now != *breaks)
+		progress_remark(progress, "the connection broke or stalls: trying again");
+	*breaks = now;
+}
+
 static int pump(int fd, struct sink *sink, struct progress *progress, const struct told *told)
 {
 	_cleanup_free_ char *data = malloc(CHUNK);
+	uint32_t breaks = 0;
 
 	if (!data)
 		return -ENOMEM;
@@ -237,6 +307,9 @@ static int pump(int fd, struct sink *sink, struct progress *progress, const stru
 
 		if (interrupted())
 			return -EINTR;
+		if (told)
+			show_told(progress, told, &breaks);
+		progress_update(progress, sink->bytes);
 		if (poll(&p, 1, POLL_MS) <= 0)
 			continue;
 		n = read(fd, data, CHUNK);
@@ -247,9 +320,6 @@ static int pump(int fd, struct sink *sink, struct progress *progress, const stru
 		r = n > 0 ? sink_write(sink, data, (size_t)n) : 0;
 		if (r < 0)
 			return r;
-		if (told)
-			progress->total = *(volatile const uint64_t *)&told->total;
-		progress_update(progress, sink->bytes);
 	}
 }
 
@@ -304,8 +374,8 @@ static int reap(pid_t pid, int r, const char *url, const struct told *told, stru
 	return WEXITSTATUS(status) != 0 ? err_set(reterr, -EIO, "%s: %s", url, text) : 0;
 }
 
-static int fetch_url(const char *url, const char *pem, struct sink *sink, struct progress *progress,
-		     struct err *reterr)
+static int fetch_url(const char *url, const char *pem, uint32_t stall_s, struct sink *sink,
+		     struct progress *progress, struct err *reterr)
 {
 	struct told *told = mmap(NULL, sizeof(*told), PROT_READ | PROT_WRITE,
 				 MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -322,7 +392,7 @@ static int fetch_url(const char *url, const char *pem, struct sink *sink, struct
 	(void)fflush(NULL);
 	pid = fork();
 	if (pid == 0)
-		fetch_child(url, &blob, out, told);
+		fetch_child(url, &blob, stall_s, out, told);
 	out = safe_close(out);
 	if (pid < 0) {
 		r = err_errno(reterr, -errno, "cannot begin the download");
@@ -364,7 +434,8 @@ int fetch(struct ctl *c, const struct fetch *f, const char *source, const char *
 		if (r == 0)
 			r = read_cacert(f->cacert, &pem, reterr);
 		if (r == 0)
-			r = fetch_url(source, pem, sink, &progress, reterr);
+			r = fetch_url(source, pem, f->stall_s ? f->stall_s : FETCH_STALL_S, sink,
+				      &progress, reterr);
 	}
 	progress_end(&progress);
 	return r;

@@ -11,10 +11,10 @@
 #include <limits.h>
 #include <sys/types.h>
 
+#include <openssl/evp.h>
+
 #include "common/err.h"
-#include "common/sha256.h"
 #include "ctl/ctl.h"
-#include "ctl/image/sha512.h"
 
 #define IMAGE_DISK "disk.img"
 #define IMAGE_CONF "image.conf"
@@ -121,16 +121,18 @@ int disk_check_file(int fd, bool strict, uint64_t *ret_bytes, struct err *reterr
 
 /* ---- checksums: sums.c ---- */
 
-/* What was counted over a stream. */
+#define SHA256_HEX ((size_t)64)
+#define SHA512_HEX ((size_t)128)
+
+/* What was counted over a stream: libcrypto's. */
 struct digest {
-	struct sha256 sha256;
-	struct sha512 sha512;
-	bool with_sha512;
+	EVP_MD_CTX *sha256, *sha512; /* owned; NULL: not counted */
 };
+#define _cleanup_digest_ _cleanup_(digest_done)
 
 struct sum {
-	size_t n_hex; /* 64 or 128 */
-	char hex[2 * SHA512_SIZE + 1];
+	size_t n_hex; /* SHA256_HEX or SHA512_HEX */
+	char hex[SHA512_HEX + 1];
 };
 
 /* 64 or 128 hexadecimal digits of either case. */
@@ -150,10 +152,12 @@ struct sums {
 /* An image's own SHA256SUMS, strictly: its known files, each once. -EBADMSG. */
 int sums_parse(const char *text, struct sums *ret_sums);
 
-void digest_init(struct digest *d, bool with_sha512);
-void digest_add(struct digest *d, const void *data, size_t len);
-/* Ends it; the sum is that of the kind which @like has (NULL: SHA-256). */
-void digest_end(struct digest *d, const struct sum *like, struct sum *ret_sum);
+/* Each: 0, or -ENOMEM when libcrypto fails. What was begun is ended by digest_done(). */
+int digest_init(struct digest *d, bool with_sha512);
+int digest_add(struct digest *d, const void *data, size_t len);
+/* The sum of all so far, once, of the kind which @like has (NULL: SHA-256). */
+int digest_end(struct digest *d, const struct sum *like, struct sum *ret_sum);
+void digest_done(struct digest *d);
 
 /* ---- progress: progress.c ---- */
 
@@ -168,6 +172,8 @@ struct progress {
 
 void progress_begin(struct progress *p, const struct ctl *c, const char *what, uint64_t total);
 void progress_update(struct progress *p, uint64_t done);
+/* A line of its own, whatever else is shown. */
+void progress_remark(struct progress *p, const char *text);
 void progress_end(struct progress *p);
 /* "1.5 GiB", "12 KiB". */
 void progress_bytes(uint64_t bytes, char ret_text[static 24]);
@@ -188,14 +194,20 @@ struct sink {
 int sink_write(struct sink *s, const void *data, size_t len);
 /* Sets the file's length; 0 or a negative errno. */
 int sink_end(struct sink *s);
+/* Closes the file and ends the digest: for who owns both. */
+void sink_done(struct sink *s);
+
+#define FETCH_STALL_S 60
 
 struct fetch {
 	const char *cacert; /* file with authorities to trust instead of the system's, or NULL */
+	uint32_t stall_s;   /* how long next to nothing may come; 0: FETCH_STALL_S */
 };
 
 /*
  * Copies what @source (https URL, file: URL, or path) names into @sink. Whatever a server sends is
- * read by a process without privilege. 0, or a negative errno with @reterr.
+ * read by a process without privilege. What breaks or stalls is taken up where it ended, a bounded
+ * number of times. 0, or a negative errno with @reterr.
  */
 int fetch(struct ctl *c, const struct fetch *f, const char *source, const char *what,
 	  struct sink *sink, struct err *reterr);

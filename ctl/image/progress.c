@@ -117,6 +117,14 @@ void progress_update(struct progress *p, uint64_t done)
 	p->shown_percent = MAX_OF(pct, 0);
 }
 
+void progress_remark(struct progress *p, const char *text)
+{
+	if (p->quiet)
+		return;
+	progress_end(p);
+	fprintf(stderr, "%s: %s\n", p->what, text);
+}
+
 void progress_end(struct progress *p)
 {
 	if (p->line_open)

@@ -146,11 +146,10 @@ int record_hash(struct progress *progress, int fd, struct sum *ret_sum)
 {
 	_cleanup_free_ uint8_t *data = malloc(CHUNK);
 	uint64_t before = progress->done, at = 0;
-	struct digest d;
+	_cleanup_digest_ struct digest d = {0};
 
-	if (!data)
+	if (!data || digest_init(&d, /* with_sha512= */ false) < 0)
 		return -ENOMEM;
-	digest_init(&d, /* with_sha512= */ false);
 	for (;;) {
 		ssize_t n = pread(fd, data, CHUNK, (off_t)at);
 
@@ -162,12 +161,12 @@ int record_hash(struct progress *progress, int fd, struct sum *ret_sum)
 			return -errno;
 		if (n == 0)
 			break;
-		digest_add(&d, data, (size_t)n);
+		if (digest_add(&d, data, (size_t)n) < 0)
+			return -ENOMEM;
 		at += (uint64_t)n;
 		progress_update(progress, before + at);
 	}
-	digest_end(&d, NULL, ret_sum);
-	return 0;
+	return digest_end(&d, NULL, ret_sum);
 }
 
 uint64_t record_bytes(int dir)

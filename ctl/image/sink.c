@@ -32,14 +32,17 @@ static int write_at(int fd, const uint8_t *p, size_t len, uint64_t at)
 int sink_write(struct sink *s, const void *data, size_t len)
 {
 	const uint8_t *p = data;
+	int r;
 
 	if (len > s->max_bytes - s->bytes)
 		return -EFBIG;
-	digest_add(&s->digest, data, len);
+	r = digest_add(&s->digest, data, len);
+	if (r < 0)
+		return r;
 	while (len > 0) {
 		size_t n = MIN_OF(len, HOLE_SIZE - (size_t)(s->bytes % HOLE_SIZE));
-		int r = all_zero(p, n) ? 0 : write_at(s->fd, p, n, s->bytes);
 
+		r = all_zero(p, n) ? 0 : write_at(s->fd, p, n, s->bytes);
 		if (r < 0)
 			return r;
 		s->bytes += n;
@@ -52,4 +55,10 @@ int sink_write(struct sink *s, const void *data, size_t len)
 int sink_end(struct sink *s)
 {
 	return ftruncate(s->fd, (off_t)s->bytes) < 0 ? -errno : 0;
+}
+
+void sink_done(struct sink *s)
+{
+	s->fd = safe_close(s->fd);
+	digest_done(&s->digest);
 }

@@ -8,12 +8,9 @@
 
 #include "ctl/image/image.h"
 
-#define HEX256 (2 * (size_t)SHA256_SIZE)
-#define HEX512 (2 * (size_t)SHA512_SIZE)
-
 static bool take_hex(const char *s, size_t n, struct sum *ret_sum)
 {
-	if (n != HEX256 && n != HEX512)
+	if (n != SHA256_HEX && n != SHA512_HEX)
 		return false;
 	for (size_t i = 0; i < n; i++) {
 		if (!isxdigit((unsigned char)s[i]))
@@ -107,7 +104,7 @@ static int sums_line(const char *line, size_t len, struct sums *s)
 		for (size_t j = 0; j < s->n; j++)
 			if (STR_EQ(s->name[j], record_files[i]))
 				return -EBADMSG;
-		if (sum.n_hex != HEX256)
+		if (sum.n_hex != SHA256_HEX)
 			return -EBADMSG;
 		(void)snprintf(s->name[s->n], sizeof(s->name[0]), "%s", record_files[i]);
 		s->sum[s->n++] = sum;
@@ -135,31 +132,48 @@ int sums_parse(const char *text, struct sums *ret_sums)
 	return 0;
 }
 
-void digest_init(struct digest *d, bool with_sha512)
+static int begin(EVP_MD_CTX **ret_ctx, const EVP_MD *kind)
 {
-	sha256_init(&d->sha256);
-	sha512_init(&d->sha512);
-	d->with_sha512 = with_sha512;
+	*ret_ctx = EVP_MD_CTX_new();
+	return *ret_ctx && EVP_DigestInit_ex(*ret_ctx, kind, NULL) == 1 ? 0 : -ENOMEM;
 }
 
-void digest_add(struct digest *d, const void *data, size_t len)
+int digest_init(struct digest *d, bool with_sha512)
 {
-	sha256_add(&d->sha256, data, len);
-	if (d->with_sha512)
-		sha512_add(&d->sha512, data, len);
+	*d = (struct digest){0};
+	if (begin(&d->sha256, EVP_sha256()) < 0 ||
+	    (with_sha512 && begin(&d->sha512, EVP_sha512()) < 0)) {
+		digest_done(d);
+		return -ENOMEM;
+	}
+	return 0;
 }
 
-void digest_end(struct digest *d, const struct sum *like, struct sum *ret_sum)
+int digest_add(struct digest *d, const void *data, size_t len)
 {
-	uint8_t bytes[SHA512_SIZE];
-	bool long_one = like && like->n_hex == HEX512;
-	size_t n = long_one ? SHA512_SIZE : SHA256_SIZE;
+	if ((d->sha256 && EVP_DigestUpdate(d->sha256, data, len) != 1) ||
+	    (d->sha512 && EVP_DigestUpdate(d->sha512, data, len) != 1))
+		return -ENOMEM;
+	return 0;
+}
 
-	if (long_one)
-		sha512_end(&d->sha512, bytes);
-	else
-		sha256_end(&d->sha256, bytes);
-	ret_sum->n_hex = 2 * n;
+int digest_end(struct digest *d, const struct sum *like, struct sum *ret_sum)
+{
+	uint8_t bytes[EVP_MAX_MD_SIZE];
+	unsigned int n = 0;
+	EVP_MD_CTX *ctx = like && like->n_hex == SHA512_HEX ? d->sha512 : d->sha256;
+
+	if (!ctx || EVP_DigestFinal_ex(ctx, bytes, &n) != 1)
+		return -ENOMEM;
+	ret_sum->n_hex = 2 * (size_t)n;
 	for (size_t i = 0; i < n; i++)
 		(void)snprintf(ret_sum->hex + 2 * i, 3, "%02x", bytes[i]);
+	return 0;
+}
+
+void digest_done(struct digest *d)
+{
+	EVP_MD_CTX_free(d->sha256);
+	EVP_MD_CTX_free(d->sha512);
+	*d = (struct digest){0};
 }

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """An HTTPS server with an authority of its own, whose paths misbehave in known ways."""
+import contextlib
 import http.server
 import pathlib
 import ssl
@@ -19,6 +20,10 @@ def make_authority(place: pathlib.Path):
     openssl("x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2",
             "-extfile", "ext", "-out", "server.crt")
     (place / "server.pem").write_text((place / "server.key").read_text() + (place / "server.crt").read_text())
+
+
+FAULTS = ("stall", "stall-once", "stall-unnamed", "drip", "silent", "creep", "away", "announces-more", "announces-less",
+          "elsewhere")
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -51,6 +56,44 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.close_connection = True
             self.connection.close()
 
+    def faulty(self, kind, data):
+        """Servers whose words on lengths and ranges are wrong, and slow ones. Each request is kept, with where it began."""
+        begin = int(self.headers["Range"].split("=")[1].rstrip("-")) if "Range" in self.headers else 0
+        nth = sum(path == self.path for path, _ in self.server.requests)
+        self.server.requests.append((self.path, begin))
+        if kind == "silent":
+            self.server.stop.wait(60)
+            return
+        if kind == "away" and nth == 1:
+            self.send_error(503)
+            return
+        if kind == "announces-more" and begin >= len(data):
+            self.send_error(416)
+            return
+        told = len(data) + {"announces-more": 1000, "announces-less": -1000}.get(kind, 0)
+        from_ = begin + (512 if kind == "elsewhere" else 0)
+        self.send_response(206 if begin else 200)
+        if begin:
+            self.send_header("Content-Range", f"bytes {from_}-{told - 1}/{told}")
+        if kind != "stall-unnamed":
+            self.send_header("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")
+        self.send_header("Content-Length", str(told - begin))
+        self.end_headers()
+        if kind in ("announces-more", "announces-less"):
+            self.wfile.write(data[begin:told])
+        elif kind == "stall-once" and nth > 0 or kind == "away" and nth > 1:
+            self.wfile.write(data[begin:])
+        elif kind == "drip":
+            while not self.server.stop.wait(0.1):
+                self.wfile.write(data[begin:begin + 1])
+        else:
+            self.wfile.write(data[begin:begin + 1000])
+            self.wfile.flush()
+            if kind.startswith("stall"):
+                self.server.stop.wait(60)
+        self.close_connection = True
+        self.connection.close()
+
     def do_GET(self):  # pylint: disable=invalid-name
         kind, _, name = self.path.partition("?")[0].lstrip("/").partition("/")
         path = self.server.files / name
@@ -62,15 +105,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.redirect(f"/plain/{name}")
         elif kind == "round":
             self.redirect(self.path)
-        elif kind == "stall":
-            self.send_response(200)
-            self.send_header("Content-Length", "1000000")
-            self.end_headers()
-            self.wfile.write(b"x" * 1000)
-            self.wfile.flush()
-            self.server.stop.wait(60)
         elif not path.is_file():
             self.send_error(404)
+        elif kind in FAULTS:
+            with contextlib.suppress(OSError):
+                self.faulty(kind, path.read_bytes())
         else:
             data = path.read_bytes()
             changed = kind == "changing" and len(self.server.requests) > 0

@@ -239,6 +239,39 @@ def downloads_that_end_early(rig):
     rig.remove("x")
 
 
+def downloads_that_stall(rig):
+    """A server that is slow, silent or wrong about lengths costs a bounded number of attempts, and the error helps."""
+    right, size = ["--sha256", sha(rig.disk)], rig.disk.stat().st_size
+    gives_up = ("next to nothing comes for 2 s", "5 attempts", "import the file")
+    cases = (("stall-once", right, OK, ()), ("away", right, OK, ()), ("stall", [], FAILED, gives_up),
+             ("drip", [], FAILED, gives_up), ("silent", [], FAILED, gives_up),
+             ("creep", [], FAILED, ("the connection breaks", "5 attempts", "import the file")),
+             ("stall-unnamed", [], FAILED, ("cannot go on",)), ("elsewhere", [], FAILED, ("cannot go on",)),
+             ("announces-more", right, FAILED, (f"announced {size + 1000} bytes and has no more than {size}",)),
+             ("announces-less", right, FAILED, ("wrong checksum",)))
+    rig.server.requests.clear()
+    running = []
+    for i, (kind, args, *_) in enumerate(cases):  # side by side, each in a folder of its own: most of it is waiting
+        folder = rig.place / f"images-{i}"
+        folder.mkdir(mode=0o755)
+        argv = rig.argv("import", "y", "--from", rig.url(kind), "--cacert", rig.server.cacert, "--timeout", "2", *args,
+                        "--images-dir", folder)
+        running.append(subprocess.Popen(argv, env=rig.env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+    for i, ((kind, _, code, words), process) in enumerate(zip(cases, running)):
+        out, err = process.communicate(timeout=240)
+        assert process.returncode == code and all(word in err for word in words), (kind, out, err)
+        left = {path.name for path in (rig.place / f"images-{i}").iterdir()}
+        assert left == {".lock", "y"} if code == OK else left == {".lock"}, (kind, left)
+    begins = {kind: [b for path, b in rig.server.requests if path == f"/{kind}/disk.qcow2"] for kind, *_ in cases}
+    # A busy machine may cost one of them an attempt that brought nothing: so not more, and each goes on where it was.
+    assert all(got == sorted(got) and got[0] == 0 for got in begins.values()), begins
+    assert begins["stall-once"][-1] == begins["away"][-1] == 1000, begins
+    assert all(1 < len(begins[kind]) <= 5 for kind in ("stall", "drip", "silent", "creep")), begins
+    assert begins["creep"][-1] >= 1000 and begins["stall"][-1] >= 1000, begins
+    assert same(rig.place / "images-0/y/disk.img", rig.disk) and same(rig.place / "images-1/y/disk.img", rig.disk)
+    rig.bring("y", rig.disk, "--timeout", "0", code=USAGE)
+
+
 def lists_of_checksums(rig):
     ca = ["--cacert", rig.server.cacert]
     files = rig.server.files
@@ -510,6 +543,12 @@ def create_that_fails(rig):
     assert "mkimage failed" in rig.run("create", "x", "--mkimage", MKIMAGE, "--suite", "no-such-suite", code=FAILED)
     for args in (["--suite", "a b"], ["--include", "a b"], ["--nvidia", "$(x)"], ["--size", "x"]):
         rig.run("create", "x", "--mkimage", MKIMAGE, *args, code=USAGE)
+    # It is told of a proxy, and of nothing else.
+    program.write_text(f"#!/bin/sh\nexport -p >{rig.place}/exported\nexit 1\n")
+    os.chmod(program, 0o755)
+    rig.run("create", "x", "--mkimage", program, code=FAILED, env={"http_proxy": "http://127.0.0.1:1", "SECRET": "s"})
+    exported = {line.split()[1].split("=")[0] for line in (rig.place / "exported").read_text().splitlines()}
+    assert exported - {"PWD", "OLDPWD", "SHLVL", "_"} == {"PATH", "LC_ALL", "http_proxy"}, exported
     started = rig.place / "started"
     program.write_text(f"#!/bin/sh\ntrap 'exit 143' TERM\ntouch {started}\nwhile :; do sleep 0.1; done\n")
     os.chmod(program, 0o755)
@@ -539,8 +578,8 @@ def lockable(lock):
     return False
 
 
-CASES = (disks_of_every_kind, kernel_and_size, usage, not_as_root, downloads, downloads_that_end_early, lists_of_checksums,
-         signatures, hostile_disks, random_damage, killed_anywhere, one_at_a_time, full_disk, in_use, checksums_are_checked,
+CASES = (disks_of_every_kind, kernel_and_size, usage, not_as_root, downloads, downloads_that_end_early,
+         downloads_that_stall, lists_of_checksums, signatures, hostile_disks, random_damage, killed_anywhere, one_at_a_time, full_disk, in_use, checksums_are_checked,
          create_that_fails)
 
 
