@@ -12,6 +12,7 @@
 #include "common/log.h"
 #include "ctl/image/image.h"
 #include "ctl/parse.h"
+#include "ctl/text.h"
 #include "proto/proto.h"
 
 #define ARGS_MAX        24
@@ -82,12 +83,25 @@ static enum ctl_exit create_usage(struct ctl *c, struct create *cr)
 	return CTL_OK;
 }
 
+/* A proxy is how some hosts reach Debian's archive at all; nothing else of the operator's goes
+ * along. */
+static char **environment(void)
+{
+	static const char *const kept[] = {"http_proxy", "https_proxy", "no_proxy"};
+	static char path[] = "PATH=/usr/sbin:/usr/bin:/sbin:/bin", locale[] = "LC_ALL=C";
+	static char *envp[ARRAY_LEN(kept) + 3] = {path, locale};
+	size_t n = 2;
+
+	for (size_t i = 0; i < ARRAY_LEN(kept); i++)
+		if (getenv(kept[i]))
+			envp[n++] = text_format("%s=%s", kept[i], getenv(kept[i]));
+	return envp;
+}
+
 /* mkimage's lines are the progress: they go to our standard error. */
 _noreturn_ static void run_mkimage(const struct ctl *c, const char *program,
 				   const struct create *cr, int lock_fd)
 {
-	char path[] = "PATH=/usr/sbin:/usr/bin:/sbin:/bin", locale[] = "LC_ALL=C";
-	char *const envp[] = {path, locale, NULL};
 	int null = open("/dev/null", O_RDWR);
 
 	for (int sig = 1; sig < NSIG; sig++)
@@ -97,7 +111,7 @@ _noreturn_ static void run_mkimage(const struct ctl *c, const char *program,
 	    dup2(c->quiet ? null : STDERR_FILENO, STDOUT_FILENO) < 0 ||
 	    fcntl(lock_fd, F_SETFD, 0) < 0)
 		_exit(126);
-	(void)execve(program, (char *const *)cr->argv, envp);
+	(void)execve(program, (char *const *)cr->argv, environment());
 	(void)dprintf(STDERR_FILENO, "%s: %s\n", program, strerror(errno));
 	_exit(127);
 }
