@@ -84,6 +84,8 @@ bool check_has_gpu(const struct check_env *env);
  * a host with GPUs. */
 void check_kernel_faults(const struct check_env *env, struct check_report *report);
 void check_qemu_faults(const struct check_env *env, struct check_report *report, int version);
+/* Whether kernel and QEMU have iommufd, where helper.conf or the kernel asks for it. */
+void check_iommufd(const struct check_env *env, struct check_report *report, int qemu_version);
 /* What the agent says of each GPU in @env->gpus. */
 void check_listed_gpus(const struct check_env *env, struct check_report *report);
 /* Containers on this host: their engine. */

@@ -20,6 +20,7 @@
 #define NAME_SIZE      64
 #define INTERRUPTS_MAX (256 * 1024) /* of /proc/interrupts: the first lines are telling */
 #define MODULES_MAX    (4 * 1024 * 1024)
+#define QEMU_IOMMUFD   90000 /* as check_parse_version() has it */
 
 /* Names in directory @path that do not begin with a dot; how many, or negative errno. */
 static int count_entries(const struct check_env *env, const char *path)
@@ -326,6 +327,77 @@ static void check_vfio(const struct check_env *env, struct check_report *report)
 	}
 	check_add(report, CHECK_OK, "vfio", NULL, "vfio-pci is loaded%s",
 		  iommufd ? ", and iommufd is there" : "");
+}
+
+/* Whether a line of @conf, a file of `key = value` lines, gives @key this @value. */
+static bool conf_says(const char *conf, const char *key, const char *value)
+{
+	static const char blanks[] = " \t";
+
+	for (const char *line = conf; *line; line += strcspn(line, "\n"), line += *line == '\n') {
+		const char *p = line + strspn(line, blanks);
+
+		if (strncmp(p, key, strlen(key)) != 0)
+			continue;
+		p += strlen(key);
+		p += strspn(p, blanks);
+		if (*p++ != '=')
+			continue;
+		p += strspn(p, blanks);
+		if (strncmp(p, value, strlen(value)) == 0 && strchr(" \t\r\n", p[strlen(value)]))
+			return true;
+	}
+	return false;
+}
+
+/* Whether the kernel's configuration, where it can be read, leaves @option out. */
+static bool kernel_lacks(const struct check_env *env, const char *option)
+{
+	_cleanup_free_ char *text = malloc(MODULES_MAX);
+	char release[128], path[256];
+
+	if (!text || check_read(env, "proc/sys/kernel/osrelease", release, sizeof(release)) <= 0)
+		return false;
+	snprintf(path, sizeof(path), "boot/config-%.100s", release);
+	return check_read(env, path, text, MODULES_MAX) > 0 && !strstr(text, option);
+}
+
+void check_iommufd(const struct check_env *env, struct check_report *report, int qemu_version)
+{
+	bool device = check_exists(env, "dev/iommu") == 0, wanted;
+	char conf[32768];
+
+	if (check_read(env, "etc/qudata/helper.conf", conf, sizeof(conf)) < 0)
+		conf[0] = 0;
+	/* As the helper has it: the groups' files, which every QEMU knows, unless they are gone. */
+	wanted = conf_says(conf, "gpu_iommufd", "yes") ||
+		 (!conf_says(conf, "gpu_iommufd", "no") && device &&
+		  check_exists(env, "dev/vfio/vfio") < 0);
+	if (!wanted)
+		return;
+	if (qemu_version < QEMU_IOMMUFD)
+		check_add(
+			report, CHECK_WARN, "iommufd",
+			"install QEMU 9.0 or newer, or set gpu_iommufd = no in helper.conf",
+			"QEMU %d.%d knows no iommufd, which GPUs are to be used by: no VM with one "
+			"starts",
+			qemu_version / 10000, qemu_version / 100 % 100);
+	if (!device)
+		check_add(
+			report, CHECK_WARN, "iommufd",
+			kernel_has(env, "/iommufd.ko")
+				? "modprobe iommufd; see /etc/modules-load.d"
+				: "boot a kernel with CONFIG_IOMMUFD and CONFIG_VFIO_DEVICE_CDEV, "
+				  "or set gpu_iommufd = no in helper.conf",
+			"there is no /dev/iommu, which GPUs are to be used by: no VM with one "
+			"starts");
+	else if (kernel_lacks(env, "CONFIG_VFIO_DEVICE_CDEV=y"))
+		check_add(report, CHECK_WARN, "iommufd",
+			  "boot a kernel with CONFIG_VFIO_DEVICE_CDEV, or set gpu_iommufd = no in "
+			  "helper.conf",
+			  "this kernel has no character devices of VFIO: no VM with a GPU starts");
+	else if (qemu_version >= QEMU_IOMMUFD)
+		check_add(report, CHECK_OK, "iommufd", NULL, "GPUs are used by /dev/iommu");
 }
 
 /* All of a guest's memory is pinned while it has a GPU. */

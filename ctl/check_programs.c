@@ -174,6 +174,7 @@ static void check_qemu(const struct check_env *env, struct check_report *report)
 			  version < QEMU_OLDEST ? "older than 6.0"
 						: "has no stream network, which passt needs");
 	check_qemu_faults(env, report, version);
+	check_iommufd(env, report, version);
 }
 
 static void check_tool(const struct check_env *env, struct check_report *report, const char *name,

@@ -38,7 +38,7 @@ struct broker_setup {
 	uint32_t max_total_memory_mib;
 	uint32_t accel;   /* enum accel_choice */
 	uint32_t bind_ms; /* until a vfio-bind is given up */
-	bool gpus;        /* there is a vfio-bind, and a policy that allows GPUs */
+	bool gpus;        /* policy lets some be rented out; giving back needs none */
 	char run_dir[DIR_TEXT_MAX];
 	char boot_id[40];
 };

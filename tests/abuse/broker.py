@@ -5,6 +5,7 @@ A stand-in for vfio-broker, started by the real vfio-helper, hands the pair to t
 """
 import array
 import contextlib
+import fcntl
 import hashlib
 import os
 import pathlib
@@ -147,7 +148,7 @@ def nonsense(rig):
     rnd = random.Random(3)
     null = os.open("/dev/null", os.O_RDWR)
     log = rig.root / "log/vfio-helper.log"
-    with decoys(), taken_over(rig) as pair:
+    with taken_over(rig) as pair, decoys():
         before, born = files(rig), children(pair.helper.pid)
         said = log.read_text().count("asks for what it may not")
         for op in [*range(0, 12), 255, 1 << 31, 0xffffffff]:
@@ -170,7 +171,7 @@ def starts_out_of_bounds(rig):
            {"ports": [(9999, 22)]}, {"ports": [(22, 22)]}, {"ports": [(65535, 22)]}, {"ports": [(10001, 0)]}, {"vm": b""},
            {"vm": b"../x"}, {"vm": b"a,b"}, {"vm": b"a\n"}, {"vm": b"a\0b"}, {"vm": b"x" * 40}, {"n_devices": 1},
            {"n_devices": 65}, {"n_devices": 0xffffffff}, {"devices": b"x"}]
-    with decoys(), taken_over(rig) as pair:
+    with taken_over(rig) as pair, decoys():
         before, born = files(rig), children(pair.helper.pid)
         for fields in bad:
             fields = {"program": QEMU, **fields}
@@ -234,7 +235,7 @@ def as_many_children_as_allowed(rig):
 
 def sweeps_and_reaps(rig):
     """Whatever number is named: only slots' processes end, and only children are reaped."""
-    with decoys() as found, taken_over(rig) as pair:
+    with taken_over(rig) as pair, decoys() as found:
         victim = subprocess.Popen(["sleep", "1000"], user=pwd.getpwnam("qudata-vm2").pw_uid, extra_groups=[])
         for slot in (SLOTS, SLOTS + 1, 16, 255, 1 << 31, 0xffffffff):
             assert pair.ask(SWEEP, struct.pack("=I", slot))[0] == EBADMSG, slot
@@ -254,7 +255,7 @@ def binds(rig):
     stream = socket.socketpair()[0]
     udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     config = str(rig.root / "etc/helper.conf")
-    with decoys(), taken_over(rig) as pair:
+    with taken_over(rig) as pair, decoys():
         before = files(rig)
         for wrong in (null, stream.fileno(), udp.fileno(), os.open("/", os.O_PATH)):
             assert pair.ask(BIND, b"", [null, wrong])[0] == EBADMSG, wrong
@@ -376,9 +377,25 @@ def ends_together(rig):
         rig.alive()
 
 
+def what_a_broker_leaves(rig):
+    """Neither a process of a former broker nor a descriptor that it handed on keeps the next helper from its work."""
+    vms = rig.state / "vms"
+    assert rig.state not in {path.resolve() for path in pathlib.Path(f"/proc/{rig.broker}/fd").iterdir()}
+    user = pwd.getpwnam("qudata-helper")
+    kept = os.open(vms, os.O_RDONLY)
+    with subprocess.Popen(["sleep", "1000"], user=user.pw_uid, group=user.pw_gid, extra_groups=[], cwd="/") as left:
+        fcntl.flock(kept, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        rig.suite.stop("vfio-helper")
+        rig.suite.start("vfio-helper")
+        rig.alive()
+        assert left.wait(10) == -signal.SIGKILL
+    os.close(kept)
+
+
 def run_cases(report, rig):
     for case in (nonsense, starts_out_of_bounds, starts_in_bounds, as_many_children_as_allowed, sweeps_and_reaps, binds,
-                 records_are_only_added, floods_of_records, rotation, ends_together):
+                 records_are_only_added, floods_of_records, rotation, ends_together,
+                 what_a_broker_leaves):
         report.run(f"broker/{case.__name__}", case, rig)
         if not alive(rig.pid):
             rig.helper_socket.unlink(missing_ok=True)

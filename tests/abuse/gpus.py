@@ -6,6 +6,7 @@ What is asked when, what an answer means for the VM, and that one that hangs, li
 import array
 import contextlib
 import os
+import re
 import shutil
 import socket
 import struct
@@ -278,6 +279,34 @@ def damaged_record(g):
     g.peer.call("VM_FORGET", vm="vm")
 
 
+def policy_changes(g):
+    """GPUs are no longer for rent: none is taken or lent any more, and what was taken can be given back all the same."""
+    conf = g.rig.root / "etc/helper.conf"
+    text = conf.read_text()
+    g.seeded("vm")
+    g.lease("vm", 0x100)
+    g.stop()
+    conf.write_text(re.sub("^ *gpu_vendors.*$", "", text, flags=re.MULTILINE) + "\ngpu_vendors =\n")
+    g.begin(recover=False)
+    g.next(REVOKE, "vm").answer()
+    g.next(RECOVER).answer()
+    g.peer = g.rig.peer()
+    assert g.peer.refused("GPU_LIST") == "DENIED"
+    assert g.peer.refused("GPU_BIND", vm="vm", gpus=[0x100]) == "DENIED"
+    sent = g.send("VM_START", vm="vm", cpus=1, memory_mib=128, gpus=1)
+    g.next(REVOKE, "vm").answer()  # as after every start that failed
+    assert g.result(sent) == "DENIED"
+    g.release("vm")
+    g.peer.call("VM_FORGET", vm="vm")
+    recovery(g)
+    g.stop()
+    g.begin(recover=False)  # with no lease either, nothing is started as root
+    g.none_waits()
+    g.stop()
+    conf.write_text(text)
+    g.begin()
+
+
 def nobody_is_left(g):
     """Every vfio-bind was collected."""
     until("only the broker is left", lambda: [proc_status(p)["Name"] for p in children(g.helper.pid)] == ["vfio-broker"])
@@ -287,7 +316,7 @@ def run_cases(report, rig):
     g = Gpus(rig)
     try:
         for case in (lists, life_of_a_lease, refusals_and_lies, one_at_a_time, start_and_end, recovery, damaged_record,
-                     nobody_is_left):
+                     policy_changes, nobody_is_left):
             if not report.run(f"gpus/{case.__name__}", case, g):
                 break
             rig.drop_peers()

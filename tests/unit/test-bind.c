@@ -1133,6 +1133,31 @@ static void test_recover_never(void **state)
 	unmake();
 }
 
+/* An address at which there is no GPU is said to be wrong, whatever else there is to repair. */
+static void test_recover_unknown(void **state)
+{
+	static const char board[] =
+		BRIDGES "pci 0000:01:00.0 10de:2204 030000 parent=0000:00:01.0 driver=nvidia "
+			"group=11 bars=16M boot_vga=0 reset=flr\n"
+			"pci 0000:02:00.0 144d:a808 010802 driver=nvme group=2\n";
+	static const char *const unknown[] = {"0000:7f:1f.7", "0000:02:00.0", "10000:01:00.0"};
+	struct bind_answer ans;
+
+	(void)state;
+	make(board);
+	for (size_t i = 0; i < ARRAY_LEN(unknown); i++) {
+		assert_int_equal(machine_act(BIND_RECOVER, NULL, GPUS(unknown[i]), &ans, NULL),
+				 PROTO_NOT_FOUND);
+		machine_write(machine_path("state/lease-vm9"), "damaged");
+		assert_int_equal(machine_act(BIND_RECOVER, NULL, GPUS(unknown[i]), &ans, NULL),
+				 PROTO_NOT_FOUND);
+		assert_int_equal(unlink(machine_path("state/damaged-vm9")), 0);
+		assert_as_before("a refusal");
+	}
+	assert_int_equal(machine_act(BIND_RECOVER, NULL, GPUS(GPU_1), &ans, NULL), PROTO_OK);
+	unmake();
+}
+
 /* While a service is stopped, a disk is plugged into the card's USB port. */
 static void plug_disk(void)
 {
@@ -1371,6 +1396,7 @@ int main(void)
 		cmocka_unit_test(test_adopted),
 		cmocka_unit_test(test_adopted_granted),
 		cmocka_unit_test(test_recover_never),
+		cmocka_unit_test(test_recover_unknown),
 		cmocka_unit_test(test_disk_meanwhile),
 		cmocka_unit_test(test_console),
 		cmocka_unit_test(test_two_at_once),

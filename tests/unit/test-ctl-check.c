@@ -325,6 +325,37 @@ static void test_gpus(void **state)
 	expect(h, "nvidia", CHECK_OK, "550.54.15");
 }
 
+/* Asked for by helper.conf, or the only way that the kernel has. */
+static void test_iommufd(void **state)
+{
+	struct host *h = *state;
+
+	put_program(h, "qemu-system-x86_64", "QEMU emulator version 8.2.9", 0);
+	put(h, "dev/vfio/vfio", "");
+	put(h, "etc/qudata/helper.conf", "#gpu_iommufd = yes\ngpu_iommufds = yes\n");
+	expect_none(h, "iommufd");
+	put(h, "etc/qudata/helper.conf", "accel = kvm\n gpu_iommufd=  yes \n");
+	expect_remedy(h, "iommufd", "QEMU 8.2 knows no iommufd", "install QEMU 9.0 or newer");
+	put_program(h, "qemu-system-x86_64", "QEMU emulator version 9.0.0", 0);
+	put(h, "proc/sys/kernel/osrelease", "6.12.1\n");
+	put(h, "lib/modules/6.12.1/modules.dep", "kernel/drivers/vfio/vfio.ko:\n");
+	put(h, "lib/modules/6.12.1/modules.builtin", "");
+	expect_remedy(h, "iommufd", "no /dev/iommu", "CONFIG_IOMMUFD");
+	put(h, "lib/modules/6.12.1/modules.dep", "kernel/drivers/iommu/iommufd/iommufd.ko:\n");
+	expect_remedy(h, "iommufd", "no /dev/iommu", "modprobe iommufd");
+	put(h, "dev/iommu", "");
+	put(h, "boot/config-6.12.1", "CONFIG_IOMMUFD=m\n# CONFIG_VFIO_DEVICE_CDEV is not set\n");
+	expect_remedy(h, "iommufd", "no character devices", "CONFIG_VFIO_DEVICE_CDEV");
+	put(h, "boot/config-6.12.1", "CONFIG_IOMMUFD=m\nCONFIG_VFIO_DEVICE_CDEV=y\n");
+	expect(h, "iommufd", CHECK_OK, "/dev/iommu");
+	put(h, "etc/qudata/helper.conf", "gpu_iommufd = auto\n");
+	expect_none(h, "iommufd");
+	assert_int_equal(unlinkat(h->env.root_fd, "dev/vfio/vfio", 0), 0);
+	expect(h, "iommufd", CHECK_OK, "/dev/iommu");
+	put(h, "etc/qudata/helper.conf", "gpu_iommufd = no\n");
+	expect_none(h, "iommufd");
+}
+
 /* Why there is no IOMMU, by processor and command line. */
 static void test_iommu_remedies(void **state)
 {
@@ -575,21 +606,14 @@ static void test_engine(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_empty_host),
-		TEST(test_cpu_flags),
-		TEST(test_kvm_and_accel),
-		TEST(test_programs),
-		TEST(test_versions),
-		TEST(test_gpus),
-		TEST(test_kernel),
-		TEST(test_suite),
-		TEST(test_output),
-		TEST(test_iommu_remedies),
-		TEST(test_interrupt_remapping),
-		TEST(test_missing_modules),
-		TEST(test_faults),
-		TEST(test_pinning),
-		TEST(test_listed_gpus),
+		TEST(test_empty_host),      TEST(test_cpu_flags),
+		TEST(test_kvm_and_accel),   TEST(test_programs),
+		TEST(test_versions),        TEST(test_gpus),
+		TEST(test_kernel),          TEST(test_suite),
+		TEST(test_output),          TEST(test_iommufd),
+		TEST(test_iommu_remedies),  TEST(test_interrupt_remapping),
+		TEST(test_missing_modules), TEST(test_faults),
+		TEST(test_pinning),         TEST(test_listed_gpus),
 		TEST(test_engine),
 	};
 

@@ -243,6 +243,7 @@ static void test_full(void **state)
 	begin(ANSWER);
 	broker.setup.gpus = false;
 	assert_int_equal(take(), PROTO_DENIED);
+	assert_int_equal(act_start(&broker, &list, NULL, on_done), PROTO_DENIED);
 	end();
 }
 

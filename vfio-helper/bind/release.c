@@ -73,7 +73,7 @@ static int recover_lease(const struct sweep *s, const char *vm, int lock_fd)
 		(void)snprintf(old, sizeof(old), "lease-%.*s", PROTO_NAME_MAX, vm);
 		(void)snprintf(new, sizeof(new), "damaged-%.*s", PROTO_NAME_MAX, vm);
 		(void)renameat(s->env->state_fd, old, s->env->state_fd, new);
-		s->ans->left++;
+		s->ans->left += s->gpu == 0; /* else whose it is is not known */
 		return err_set(s->why, 0, "the record of %.32s's lease is damaged: put aside", vm);
 	}
 	if (r < 0 || job.lease.phase == LEASE_HELD || !sweep_wants(s, &job.lease))

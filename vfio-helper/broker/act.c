@@ -133,13 +133,20 @@ static int ask(struct broker *b, struct act *a, const struct bind_request *req)
 	return r;
 }
 
+/* What ends leases, and repairs, is asked for whatever policy has become: nothing else gives back.
+ */
+static bool is_for_rent(const struct bind_request *req)
+{
+	return req->act == BIND_LIST || req->act == BIND_TAKE || req->act == BIND_GRANT;
+}
+
 enum proto_status act_start(struct broker *b, const struct bind_request *req,
 			    const struct ticket *ticket, act_fn *done)
 {
 	struct act *a = free_act(b, req->vm);
 	int r;
 
-	if (!b->setup.gpus)
+	if (!b->setup.gpus && is_for_rent(req))
 		return PROTO_DENIED;
 	if (!a)
 		return PROTO_BUSY;

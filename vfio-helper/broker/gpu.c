@@ -200,9 +200,18 @@ static void recover_when_revoked(struct broker *b)
 	(void)act_start(b, &ask, NULL, on_recovered);
 }
 
+static bool leases_any(const struct broker *b)
+{
+	for (size_t i = 0; i < PROTO_MAX_VMS; i++)
+		if (b->vms[i].name[0] != '\0' && b->vms[i].rec.leased)
+			return true;
+	return false;
+}
+
+/* A host that never rented GPUs out starts nothing as root for them. */
 void gpu_recover_all(struct broker *b)
 {
-	b->recover = b->setup.gpus;
+	b->recover = b->setup.gpus || leases_any(b);
 	for (size_t i = 0; i < PROTO_MAX_VMS; i++)
 		if (b->vms[i].name[0] != '\0' && b->vms[i].phase == VM_REVOKING)
 			gpu_revoke(b, &b->vms[i]);
@@ -271,6 +280,6 @@ void gpu_revoke_lost(struct broker *b, const char *name)
 {
 	const struct bind_request ask = request(BIND_REVOKE, name);
 
-	if (b->setup.gpus && act_start(b, &ask, NULL, on_revoked) != PROTO_OK)
+	if (act_start(b, &ask, NULL, on_revoked) != PROTO_OK)
 		audit_event(b, LOG_ERR, "gpu-revoke-failed", LOG_STR("VM", name));
 }

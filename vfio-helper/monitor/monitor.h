@@ -72,7 +72,6 @@ struct monitor {
 	pid_t broker_pid;
 	uint32_t n_children;
 	uint64_t n_refused; /* requests that were nonsense */
-	bool gpus;          /* vfio-bind is there and may be asked */
 	bool ready;
 };
 

@@ -45,7 +45,6 @@ static int find_programs(struct monitor *m, struct err *reterr)
 		return err_errno(reterr, r, "cannot find the programs beside this one");
 	for (size_t i = 0; i < ARRAY_LEN(given) && r == 0; i++)
 		r = config_check_trusted(given[i], S_IFREG, reterr);
-	m->gpus = access(m->bind_binary, X_OK) == 0 && c->gpu.vendors[0] != '\0';
 	return r;
 }
 
@@ -99,8 +98,8 @@ static int open_brokers(int dir_fd, const char *name, mode_t mode, const struct 
 }
 
 /*
- * One helper per state directory: two would start a VM twice. The lock ends with the last of the
- * two processes that hold this open directory. A dying one gets a moment.
+ * One helper per state directory: two would start a VM twice. The broker is not given the locked
+ * directory: it could hand the lock on and keep every later helper out. A dying one gets a moment.
  */
 static int lock(int fd, const char *path, struct err *reterr)
 {
@@ -119,11 +118,12 @@ static int open_dirs(struct monitor *m, struct err *reterr)
 	int r = open_dir(c->state_dir, 0700, &m->state_fd, reterr);
 
 	if (r == 0)
+		r = lock(m->state_fd, c->state_dir, reterr);
+	if (r == 0)
 		r = open_brokers(m->state_fd, "vms", 0700, &c->helper, &m->vms_fd, reterr);
 	if (r == 0)
-		r = lock(m->vms_fd, c->state_dir, reterr);
-	if (r == 0)
-		r = check_parent(c->run_dir, reterr);
+		if (r == 0)
+			r = check_parent(c->run_dir, reterr);
 	if (r == 0)
 		r = open_brokers(AT_FDCWD, c->run_dir, 0711, &c->helper, &m->run_fd, reterr);
 	if (r == 0)
@@ -197,7 +197,7 @@ static int setup_memfd(const struct monitor *m)
 				     .max_total_memory_mib = c->max_total_memory_mib,
 				     .accel = (uint32_t)c->accel,
 				     .bind_ms = BIND_DEADLINE_MS,
-				     .gpus = m->gpus};
+				     .gpus = c->gpu.vendors[0] != '\0'};
 
 	memcpy(setup.run_dir, c->run_dir, sizeof(setup.run_dir));
 	memcpy(setup.boot_id, m->boot_id, sizeof(setup.boot_id));
@@ -226,7 +226,8 @@ static int start_broker(struct monitor *m, struct err *reterr)
 	if (r < 0)
 		return err_errno(reterr, r, "cannot start %s", m->broker_binary);
 	m->broker_pid = r;
-	/* These are its own now. The lock of the VMs' directory is held by both. */
+	/* These are its own now. */
+	m->vms_fd = safe_close(m->vms_fd);
 	m->listen_fd = safe_close(m->listen_fd);
 	m->run_fd = safe_close(m->run_fd);
 	m->images_fd = safe_close(m->images_fd);
@@ -252,6 +253,9 @@ int monitor_open(struct monitor *m, struct err *reterr)
 		r = audit_open(m->state_fd, m->boot_id, &m->audit, reterr);
 	if (r < 0)
 		return r;
+	/* A broker that has outlived its monitor would write beside the new one. */
+	if (child_sweep(&m->config.helper) < 0)
+		return err_set(reterr, -EIO, "cannot end what runs as %s", m->config.helper_user);
 	m->config.setup.version = SPAWN_VERSION;
 	m->config.setup.kvm_gid = kvm_group();
 	return start_broker(m, reterr);

@@ -60,8 +60,7 @@ static bool is_harmless_bridge(const struct pci_func *func)
 #define VENDOR_ATI 0x1002
 #define VENDOR_AMD 0x1022
 
-/* Is @func behind @bridge, however far? */
-static bool is_behind(const struct pci_tree *tree, const struct pci_func *func, uint32_t bridge)
+bool pci_is_behind(const struct pci_tree *tree, const struct pci_func *func, uint32_t bridge)
 {
 	for (uint32_t depth = 0; func->parent != PCI_NO_INDEX && depth < DEPTH_MAX; depth++) {
 		if (func->parent == bridge)
@@ -103,7 +102,7 @@ static uint32_t own_switch(const struct pci_tree *tree, uint32_t gpu)
 		const struct pci_func *f = &tree->funcs[i];
 		bool bridge = f->class_code >> 8 == PCI_CLASS_BRIDGE;
 
-		if (!is_behind(tree, f, port) || i == gpu || f->physfn == gpu)
+		if (!pci_is_behind(tree, f, port) || i == gpu || f->physfn == gpu)
 			continue;
 		if (f->parent == port ? !bridge : !bridge && !is_companion_class(f))
 			return PCI_NO_INDEX;
@@ -147,7 +146,7 @@ static void claim(struct card_map *map, uint32_t gpu)
 	for (uint32_t i = 0; i < tree->n_funcs; i++) {
 		const struct pci_func *f = &tree->funcs[i];
 		bool beside = same_slot(tree, i, gpu);
-		bool behind = port != PCI_NO_INDEX && is_behind(tree, f, port);
+		bool behind = port != PCI_NO_INDEX && pci_is_behind(tree, f, port);
 
 		if (((beside || behind) && is_companion_class(f)) ||
 		    (beside && !is_virtual(f) && card_is_gpu(f, map->policy)))

@@ -107,6 +107,8 @@ int pci_read_groups(int sysfs_fd, struct pci_tree *tree);
 void pci_survey(int sysfs_fd, struct pci_tree *tree);
 /* Are all that are near, and their groups, still as they have been read? -EBUSY, -ENOMEM. */
 int pci_again(int sysfs_fd, const struct pci_tree *tree, struct err *reterr);
+/* Is @func behind bridge @bridge, however far? */
+bool pci_is_behind(const struct pci_tree *tree, const struct pci_func *func, uint32_t bridge);
 /* Is it of a class that cards' functions have? */
 bool pci_is_card_class(const struct pci_func *func);
 

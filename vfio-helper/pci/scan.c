@@ -518,19 +518,36 @@ static int read_near(int sysfs_fd, const struct pci_tree *tree, struct pci_tree 
 	return 0;
 }
 
-/* Has a function come to the slot of one that counts? It may be the host's, and the slot then. */
-static bool slot_has_grown(int sysfs_fd, const struct pci_tree *tree)
+/* Does one that counts hang on the bridge at @addr, or is it in this slot? */
+static bool is_beside(const struct pci_tree *tree, pci_addr addr)
+{
+	uint32_t bridge = pci_find(tree, addr);
+
+	for (const struct pci_func *f = tree->funcs; f < tree->funcs + tree->n_funcs; f++)
+		if (f->near && (pci_slot_of(f->address) == pci_slot_of(addr) ||
+				(bridge != PCI_NO_INDEX && pci_is_behind(tree, f, bridge))))
+			return true;
+	return false;
+}
+
+/*
+ * Has a function come to the slot of one that counts, or to a bridge above it? The slot may be the
+ * host's then, and the card's own switch the board's.
+ */
+static bool card_has_grown(int sysfs_fd, const struct pci_tree *tree)
 {
 	_cleanup_closedir_ DIR *dir = sysfs_list(sysfs_fd, DEVICES);
-	const char *name;
+	const char *name, *part;
 	pci_addr addr;
 
 	while ((name = sysfs_next(dir))) {
+		char text[SYSFS_TEXT_SIZE] = "", *rest = text;
+
 		if (pci_addr_parse(name, &addr) < 0 || pci_find(tree, addr) != PCI_NO_INDEX)
 			continue;
-		for (uint32_t i = 0; i < tree->n_funcs; i++)
-			if (tree->funcs[i].near &&
-			    pci_slot_of(tree->funcs[i].address) == pci_slot_of(addr))
+		(void)sysfs_link(dirfd(dir), name, text);
+		for (part = name; part; part = strsep(&rest, "/"))
+			if (pci_addr_parse(part, &addr) == 0 && is_beside(tree, addr))
 				return true;
 	}
 	return false;
@@ -555,8 +572,8 @@ int pci_again(int sysfs_fd, const struct pci_tree *tree, struct err *reterr)
 		return err_set(reterr, -EBUSY, "%s changed while it was read%s", address,
 			       f->critical ? ": a disk or network is on it" : "");
 	}
-	if (now.n_strangers > 0 || slot_has_grown(sysfs_fd, tree))
-		return err_set(reterr, -EBUSY, "a group or slot changed while it was read");
+	if (now.n_strangers > 0 || card_has_grown(sysfs_fd, tree))
+		return err_set(reterr, -EBUSY, "a group, slot or switch changed while it was read");
 	return 0;
 }
 
