@@ -145,3 +145,11 @@ int agentd_erase(struct agentd *a, struct instance *inst)
 	report_changed(a);
 	return 0;
 }
+
+int agentd_call(struct agentd *a, enum peer_id peer, uint32_t op_number, const void *req, int fd,
+		uint32_t timeout_ms, rpc_reply_fn *fn, void *arg)
+{
+	if (hostgpus_is_act(op_number))
+		return hostgpus_call(a->hostgpus, op_number, req, timeout_ms, fn, arg);
+	return peers_call(a->peers, peer, op_number, req, fd, timeout_ms, fn, arg);
+}

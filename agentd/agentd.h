@@ -9,6 +9,7 @@
 #include "agentd/config.h"
 #include "agentd/controlplane.h"
 #include "agentd/gpunames.h"
+#include "agentd/hostgpus.h"
 #include "agentd/http.h"
 #include "agentd/instance.h"
 #include "agentd/peers.h"
@@ -37,12 +38,14 @@ LIST_HEAD(relay_list, relay);
 struct agentd {
 	struct agentd_config config;
 	struct auth auth;
-	struct event_base *base;  /* owned */
-	struct http_server *http; /* owned */
-	struct peers *peers;      /* owned */
-	struct controlplane *cp;  /* owned; NULL without a control plane */
+	struct event_base *base;   /* owned */
+	struct http_server *http;  /* owned */
+	struct peers *peers;       /* owned */
+	struct controlplane *cp;   /* owned; NULL without a control plane */
+	struct hostgpus *hostgpus; /* owned */
 	struct gpu_names gpu_names;
 	/* For the control plane: report.c */
+	uint64_t host_gpu; /* the first one's address */
 	uint32_t host_gpus, host_vram_mib;
 	bool host_gpus_asked, host_gpus_known;
 	char host_gpu_name[CONTROL_TEXT];
@@ -93,6 +96,13 @@ int agentd_erase(struct agentd *a, struct instance *inst);
 #define AGENTD_CLAIMS_MAX (INSTANCE_MAX * PROTO_MAX_GPUS)
 size_t agentd_gpu_claims(const struct agentd *a,
 			 struct gpu_claim ret_claims[static AGENTD_CLAIMS_MAX]);
+
+/*
+ * peers_call() for whoever knows not whether it is about GPUs: those take hostgpus_call(). @fd is
+ * -EBADF then.
+ */
+int agentd_call(struct agentd *a, enum peer_id peer, uint32_t op_number, const void *req, int fd,
+		uint32_t timeout_ms, rpc_reply_fn *fn, void *arg);
 
 /* drive.c */
 /* Takes every instance as far as it can go now; sets the timer for the rest. */

@@ -152,6 +152,15 @@ static const char *owner_of(const struct agentd *a, const struct gpu_card_ev *ca
 	return card->vm[0] != '\0' ? card->vm : NULL;
 }
 
+/* What the host's driver says of it, while it is that driver's. */
+static json_t *figures_json(const struct agentd *a, const struct gpu_card_ev *card)
+{
+	struct hostgpus_view view = hostgpus_view(a->hostgpus);
+	bool is_host = STR_EQ(card->driver, "nvidia") && !view.fake;
+
+	return hostgpus_gpu_json(is_host ? hostgpus_find(&view, card->gpu) : NULL);
+}
+
 static json_t *gpu_json(const struct agentd *a, const struct gpus *gpus, size_t i)
 {
 	const struct gpu_entry *entry = &gpus->entries[i];
@@ -175,6 +184,7 @@ static json_t *gpu_json(const struct agentd *a, const struct gpus *gpus, size_t 
 			  "revision", hex_json(card->revision, 2), "group",
 			  index_json(card->group, PROTO_NO_GROUP), "node",
 			  index_json(card->node, PROTO_NO_NODE)));
+	(void)json_object_set_new(json, "figures", figures_json(a, card));
 	(void)json_object_update_new(
 		json, json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "bars", bars_json(card), "resets",
 				resets_json(card->resets), "together", together_json(gpus, i),
@@ -205,6 +215,7 @@ static void answer_gpus(struct later *later, enum proto_status status, const voi
 			struct fdlist *fds)
 {
 	_cleanup_(gpus_done) struct gpus gpus = {0};
+	struct hostgpus_view view = hostgpus_view(later->agentd->hostgpus);
 	struct err why = {0};
 	json_t *array;
 
@@ -221,10 +232,11 @@ static void answer_gpus(struct later *later, enum proto_status status, const voi
 	array = json_array();
 	for (size_t i = 0; i < gpus.n; i++)
 		(void)json_array_append_new(array, gpu_json(later->agentd, &gpus, i));
-	reply_data(later->req, json_pack("{s:o}", "gpus", array));
+	reply_data(later->req,
+		   json_pack("{s:o, s:o}", "gpus", array, "nvml", hostgpus_view_json(&view)));
 }
 
-void api_gpus(struct agentd *a, struct http_request *req, struct instance *inst)
+static void list_gpus(struct agentd *a, struct http_request *req)
 {
 	const struct gpu_list_req op_req = {0};
 	const struct later_question question = {
@@ -235,7 +247,14 @@ void api_gpus(struct agentd *a, struct http_request *req, struct instance *inst)
 		.answer = answer_gpus,
 	};
 
-	later_ask(a, req, inst, &question);
+	later_ask(a, req, /* inst= */ NULL, &question);
+}
+
+/* The figures first: no probe runs while vfio-helper looks who has a GPU open. */
+void api_gpus(struct agentd *a, struct http_request *req, struct instance *inst)
+{
+	(void)inst;
+	api_with_hostgpus(a, req, list_gpus);
 }
 
 static void answer_recover(struct later *later, enum proto_status status, const void *body,

@@ -14,6 +14,7 @@
 static const char *const naming_words[] = {"colon", "label", NULL};
 static const char *const tls_words[] = {"off", "encrypt", "verify", NULL};
 static const char *const backend_words[] = {"vm", "container", NULL};
+static const char *const nvml_words[] = {"auto", "no", "yes", NULL};
 static const char *const on_end_words[] = {"report", "restart", NULL};
 
 #define KEY(k, t, member)         .name = (k), .type = (t), CONF_MEMBER(struct agentd_config, member)
@@ -26,6 +27,8 @@ static const struct conf_key keys[] = {
 	{KEY("helper_socket", CONF_PATH, helper_socket)},
 	{KEY("vmmon_socket", CONF_PATH, vmmon_socket)},
 	{KEY("frp_socket", CONF_PATH, frp_socket)},
+	{KEY("nvml_socket", CONF_PATH, nvml_socket)},
+	{KEY("nvml", CONF_ENUM, nvml), .words = nvml_words},
 	{KEY("control_plane", CONF_TEXT, control_plane)},
 	{KEY("control_ca_file", CONF_PATH, control_ca_file)},
 	{KEY("control_pinned_key", CONF_TEXT, control_pinned_key)},
@@ -95,6 +98,7 @@ void config_defaults(struct agentd_config *ret_config)
 		.helper_socket = "/run/qudata/helper.sock",
 		.vmmon_socket = "/run/qudata/vmmon.sock",
 		.frp_socket = "/run/qudata/frp.sock",
+		.nvml_socket = "/run/qudata/nvml.sock",
 		.control_plane = "none",
 		.stats_interval_ms = 500,
 		.frp_port = 7000,

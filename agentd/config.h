@@ -23,12 +23,20 @@ enum backend {
 	BACKEND_CONTAINER, /* its container is on this host, without a VM */
 };
 
+/* Whether nvml-probe is asked about the GPUs of the host's own driver. */
+enum nvml_choice {
+	NVML_AUTO, /* while sysfs shows that NVIDIA's driver has one */
+	NVML_NO,
+	NVML_YES, /* whatever sysfs shows */
+};
+
 struct agentd_config {
 	char data_dir[256];
 	char ctl_socket[CONFIG_PATH_SIZE];
 	char helper_socket[CONFIG_PATH_SIZE];
 	char vmmon_socket[CONFIG_PATH_SIZE];
 	char frp_socket[CONFIG_PATH_SIZE];
+	char nvml_socket[CONFIG_PATH_SIZE];
 	char control_plane[256];      /* URL, or "none" */
 	char control_ca_file[256];    /* authorities of its certificate; "": the system's */
 	char control_pinned_key[128]; /* "sha256//BASE64", or "" */
@@ -45,6 +53,7 @@ struct agentd_config {
 	int frp_naming; /* enum proto_naming */
 	int frp_tls;    /* enum proto_tls */
 	int backend;    /* enum backend */
+	int nvml;       /* enum nvml_choice */
 	char base_image[PROTO_NAME_SIZE];
 	char pci_ids[256]; /* names of GPUs; need not exist */
 	uint32_t port;     /* 0: the first free one of 15001-15300 */
@@ -57,7 +66,7 @@ struct agentd_config {
 	uint32_t tcg_factor; /* how much longer a boot may take without KVM */
 	int on_host_reboot;  /* enum on_end */
 	int on_exit;         /* enum on_end */
-	bool debug;          /* no GPU is expected on this host; more is logged */
+	bool debug;          /* no GPU is expected on this host: one is made up; more is logged */
 };
 
 /* The built-in values. */

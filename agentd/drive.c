@@ -538,8 +538,8 @@ static void bind_failed(struct instance *inst, enum proto_status status)
 
 	if (r == 0) {
 		*call = (struct bind_call){inst, status};
-		r = peers_call(inst->agentd->peers, PEER_HELPER, OP_GPU_LIST, &req,
-			       /* fd= */ -EBADF, GPU_LIST_TIMEOUT_MS, on_bind_reasons, call);
+		r = agentd_call(inst->agentd, PEER_HELPER, OP_GPU_LIST, &req, /* fd= */ -EBADF,
+				GPU_LIST_TIMEOUT_MS, on_bind_reasons, call);
 	}
 	if (r == 0) {
 		inst->in_flight = true;
@@ -692,8 +692,8 @@ static void start_remote(struct instance *inst, enum step step)
 		r = proto_name_set(name, inst->id);
 	}
 	if (r == 0)
-		r = peers_call(inst->agentd->peers, remote->peer, remote->op_number, &req, fd,
-			       remote->timeout_ms, on_step_reply, call);
+		r = agentd_call(inst->agentd, remote->peer, remote->op_number, &req, fd,
+				remote->timeout_ms, on_step_reply, call);
 	if (r != 0) {
 		free(call);
 		trouble(inst, log_errno_text(r));

@@ -6,6 +6,7 @@
  * Trust: runs inside agentd; shows nothing secret.
  */
 #include "agentd/agentd.h"
+#include "agentd/gpus.h"
 #include "agentd/reply.h"
 #include "agentd/route.h"
 
@@ -130,6 +131,63 @@ static void put_all_tunnels(FILE *f, const struct agentd *a)
 	put_tunnels(f, a, "qudata_tunnel_breaks_total", breaks);
 }
 
+/* The host's own GPUs, as they were read last. */
+
+static double busy(const struct probe_gpu *gpu)
+{
+	return gpu->percent == PROBE_UNKNOWN ? -1 : gpu->percent / 100.0;
+}
+
+static double celsius(const struct probe_gpu *gpu)
+{
+	return gpu->celsius == PROBE_UNKNOWN ? -1.0 : gpu->celsius;
+}
+
+static double used_bytes(const struct probe_gpu *gpu)
+{
+	return gpu->used_mib == PROBE_UNKNOWN ? -1 : gpu->used_mib * 1048576.0;
+}
+
+static double all_bytes(const struct probe_gpu *gpu)
+{
+	return gpu->total_mib == PROBE_UNKNOWN ? -1 : gpu->total_mib * 1048576.0;
+}
+
+static double watts(const struct probe_gpu *gpu)
+{
+	return gpu->milliwatts == PROBE_UNKNOWN ? -1 : gpu->milliwatts / 1000.0;
+}
+
+static void put_host_gpus(FILE *f, struct agentd *a)
+{
+	static const struct {
+		const char *name, *help;
+		double (*figure)(const struct probe_gpu *gpu); /* negative: not known */
+	} figures[] = {
+		{"qudata_host_gpu_busy_ratio", "How busy a GPU of the host's driver is.", busy},
+		{"qudata_host_gpu_temperature_celsius", "Its temperature.", celsius},
+		{"qudata_host_gpu_memory_used_bytes", "Its memory in use.", used_bytes},
+		{"qudata_host_gpu_memory_bytes", "Its memory.", all_bytes},
+		{"qudata_host_gpu_power_watts", "What it draws.", watts},
+	};
+	struct hostgpus_view view;
+	char address[GPUS_TEXT_SIZE];
+
+	hostgpus_want(a->hostgpus);
+	view = hostgpus_view(a->hostgpus);
+	for (size_t i = 0; view.report && !view.fake && i < ARRAY_LEN(figures); i++) {
+		head(f, figures[i].name, "gauge", figures[i].help);
+		for (uint32_t k = 0; k < view.report->n_gpus; k++) {
+			double value = figures[i].figure(&view.report->gpus[k]);
+
+			gpus_address_text(view.report->gpus[k].address, address);
+			if (value >= 0)
+				(void)fprintf(f, "%s{gpu=\"%s\"} %.2f\n", figures[i].name, address,
+					      value);
+		}
+	}
+}
+
 void api_metrics(struct agentd *a, struct http_request *req, struct instance *inst)
 {
 	_cleanup_free_ char *text = NULL;
@@ -147,6 +205,7 @@ void api_metrics(struct agentd *a, struct http_request *req, struct instance *in
 		put_instances(f, a, "qudata_instance_status_time_seconds",
 			      "When its status has changed last.", since);
 		put_all_tunnels(f, a);
+		put_host_gpus(f, a);
 	}
 	if (!f || fclose(f) != 0)
 		reply_error(req, 500, "out of memory");

@@ -51,8 +51,8 @@ void later_ask(struct agentd *a, struct http_request *req, const struct instance
 	later->free_data = question->free_data;
 	if (inst)
 		(void)snprintf(later->id, sizeof(later->id), "%s", inst->id);
-	if (peers_call(a->peers, question->peer, question->op_number, question->req,
-		       /* fd= */ -EBADF, timeout_ms, on_answer, later) < 0)
+	if (agentd_call(a, question->peer, question->op_number, question->req, /* fd= */ -EBADF,
+			timeout_ms, on_answer, later) < 0)
 		on_answer(later, PROTO_UNREACHABLE, NULL, &none);
 	else
 		http_on_cancel(req, on_cancel, later);

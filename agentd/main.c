@@ -200,7 +200,11 @@ static int open_all(struct agentd *a, struct start *start, struct err *reterr)
 	explicit_bzero(a->config.api_key, sizeof(a->config.api_key));
 	if (r == 0)
 		r = open_events(a, reterr);
-	return r == 0 ? open_peers(a, reterr) : r;
+	if (r == 0)
+		r = open_peers(a, reterr);
+	if (r == 0)
+		r = hostgpus_new(&a->config, a->base, a->peers, NULL, &a->hostgpus, reterr);
+	return r;
 }
 
 /* STAGE_RUN */
@@ -282,7 +286,9 @@ static void agentd_done(struct agentd *a)
 		waiters_free(a);
 		relays_free(a);
 	}
+	hostgpus_stop(a->hostgpus);
 	peers_free(a->peers); /* callbacks of what was asked ask whether the peer is still there */
+	hostgpus_free(a->hostgpus);
 	controlplane_free(a->cp);
 	a->peers = NULL;
 	http_server_free(a->http);

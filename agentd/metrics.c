@@ -8,14 +8,9 @@
 #include "agentd/sealed.h"
 #include "common/log.h"
 
-#define KIB          1024
-#define MILLI        1000
-#define FULL         (UINT64_C(100) * MILLI) /* 100 % */
-#define FAKE_PERCENT 42
-#define FAKE_CELSIUS 55
-#define FAKE_USED    (30 * 1024) /* MiB */
-#define FAKE_TOTAL   (80 * 1024)
-#define FAKE_WATTS   300
+#define KIB   1024
+#define MILLI 1000
+#define FULL  (UINT64_C(100) * MILLI) /* 100 % */
 
 void metrics_done(struct metrics_list *list)
 {
@@ -141,11 +136,11 @@ static int fake_gpus(struct metrics_list *list)
 		return -ENOMEM;
 	for (size_t i = 0; i < list->n; i++) {
 		gpus[i] = (struct metrics_gpu_ev){.number = list->looks[i].sample.number,
-						  .percent = FAKE_PERCENT,
-						  .celsius = FAKE_CELSIUS,
-						  .used_mib = FAKE_USED,
-						  .total_mib = FAKE_TOTAL,
-						  .milliwatts = FAKE_WATTS * MILLI};
+						  .percent = METRICS_FAKE_PERCENT,
+						  .celsius = METRICS_FAKE_CELSIUS,
+						  .used_mib = METRICS_FAKE_USED,
+						  .total_mib = METRICS_FAKE_TOTAL,
+						  .milliwatts = METRICS_FAKE_WATTS * MILLI};
 		list->looks[i].gpus = &gpus[i];
 		list->looks[i].sample.gpus = 1;
 	}

@@ -12,6 +12,13 @@
 
 #include <jansson.h>
 
+/* A GPU that is made up, with `debug = yes`. */
+#define METRICS_FAKE_PERCENT 42
+#define METRICS_FAKE_CELSIUS 55
+#define METRICS_FAKE_USED    (30 * 1024) /* MiB */
+#define METRICS_FAKE_TOTAL   (80 * 1024)
+#define METRICS_FAKE_WATTS   300
+
 /* One look at a guest. */
 struct metrics_look {
 	struct metrics_sample_ev sample;

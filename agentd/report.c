@@ -40,6 +40,7 @@ static void name_gpus(struct agentd *a, const struct gpus *gpus)
 	if (gpus->n == 0)
 		return;
 	gpu_names_learn(&a->gpu_names, gpus);
+	a->host_gpu = gpus->entries[0].card.gpu;
 	name = gpu_names_get(&a->gpu_names, gpus->entries[0].card.vendor,
 			     gpus->entries[0].card.device);
 	if (name)
@@ -65,20 +66,50 @@ static void on_gpus(void *arg, enum proto_status answer, const void *body, struc
 	}
 }
 
+/*
+ * What the driver itself says of the GPU that is described, and of CUDA. Without vfio-helper's list
+ * the driver's is the only one.
+ */
+static void describe_by_driver(struct agentd *a, struct control_host *host)
+{
+	struct hostgpus_view view = hostgpus_view(a->hostgpus);
+	const struct probe_gpu *gpu = NULL;
+
+	/* A made-up GPU stands in for none, never beside real ones. */
+	if (!view.report ||
+	    (view.fake && host->gpu_amount != 0 && host->gpu_amount != CONTROL_UNKNOWN))
+		return;
+	if (view.report->cuda != 0)
+		hostgpus_cuda_text(view.report, host->max_cuda);
+	if (view.report->n_gpus > 0)
+		gpu = a->host_gpus > 0 ? hostgpus_find(&view, a->host_gpu) : &view.report->gpus[0];
+	if (!gpu)
+		return;
+	if (gpu->name[0] != '\0')
+		proto_text_set(host->gpu_name, sizeof(host->gpu_name), gpu->name);
+	if (gpu->total_mib != PROBE_UNKNOWN)
+		host->vram_mib = gpu->total_mib;
+	if (a->host_gpus == 0)
+		host->gpu_amount = view.report->n_gpus + view.report->left_out;
+}
+
 static bool describe(void *ctx, struct control_host *host)
 {
 	const struct gpu_list_req req = {0};
 	struct agentd *a = ctx;
 
 	if (!a->host_gpus_known && !a->host_gpus_asked)
-		a->host_gpus_asked = peers_call(a->peers, PEER_HELPER, OP_GPU_LIST, &req, -1, 0,
-						on_gpus, a) == 0;
+		a->host_gpus_asked =
+			agentd_call(a, PEER_HELPER, OP_GPU_LIST, &req, /* fd= */ -EBADF,
+				    GPU_LIST_TIMEOUT_MS, on_gpus, a) == 0;
 	if (peers_limits(a->peers)->known)
 		host->capacity = peers_limits(a->peers)->max_vms;
 	host->gpu_amount = a->host_gpus_known ? a->host_gpus : CONTROL_UNKNOWN;
 	host->vram_mib = a->host_gpus_known ? a->host_vram_mib : CONTROL_UNKNOWN;
 	memcpy(host->gpu_name, a->host_gpu_name, sizeof(host->gpu_name));
-	return a->host_gpus_known;
+	hostgpus_want(a->hostgpus);
+	describe_by_driver(a, host);
+	return a->host_gpus_known && !hostgpus_is_asking(a->hostgpus);
 }
 
 static void on_figures(void *arg, enum proto_status answer, const void *body, struct fdlist *fds)
@@ -105,6 +136,23 @@ static void on_figures(void *arg, enum proto_status answer, const void *body, st
 	metrics_sum_gpus(&list, &f->gpu_util, &f->gpu_temp, &f->mem_util);
 }
 
+/* An instance without GPUs of its own has the host's before its eyes, or shares them. */
+static void report_host_gpus(struct agentd *a, struct control_stats *stats)
+{
+	struct hostgpus_view view;
+
+	hostgpus_want(a->hostgpus);
+	view = hostgpus_view(a->hostgpus);
+	if (view.report)
+		hostgpus_sum(view.report, &stats->gpu_util, &stats->gpu_temp, &stats->mem_util);
+}
+
+static bool has_gpu_figures(const struct control_stats *stats)
+{
+	return stats->gpu_util != CONTROL_UNKNOWN || stats->gpu_temp != CONTROL_UNKNOWN ||
+	       stats->mem_util != CONTROL_UNKNOWN;
+}
+
 void report_gpus(void *ctx, struct control_stats *stats)
 {
 	struct agentd *a = ctx;
@@ -124,6 +172,8 @@ void report_gpus(void *ctx, struct control_stats *stats)
 		stats->gpu_temp = f->gpu_temp;
 		stats->mem_util = f->mem_util;
 	}
+	if (!has_gpu_figures(stats) && proto_gpus_count(inst->gpus) == 0)
+		report_host_gpus(a, stats);
 	if (f->asked)
 		return;
 	memcpy(req.vm, f->id, sizeof(req.vm));

@@ -36,6 +36,7 @@ const struct route routes[] = {
 	{HTTP_GET, "/v1/tunnels", ROUTE_HOST, api_tunnels, false, true},
 	{HTTP_GET, "/metrics", ROUTE_HOST, api_metrics, false, false},
 	{HTTP_GET, "/v1/gpus", ROUTE_HOST, api_gpus, false, true},
+	{HTTP_GET, "/v1/gpus/figures", ROUTE_HOST, api_gpu_figures, false, true},
 	{HTTP_POST, "/v1/gpus/recover", ROUTE_HOST, api_gpu_recover, true, true},
 	{HTTP_POST, "/v1/gpus/{address}/recover", ROUTE_HOST, api_gpu_recover, true, true},
 };

@@ -46,6 +46,13 @@ extern const size_t n_routes;
  */
 uint64_t route_address(const char *path);
 
+/*
+ * api_hostgpus.c: answers @req by @answer once the figures of the host's own GPUs are recent, or
+ * after a few seconds.
+ */
+void api_with_hostgpus(struct agentd *a, struct http_request *req,
+		       void (*answer)(struct agentd *a, struct http_request *req));
+
 /* The rows' functions. */
 #define API(name) void api_##name(struct agentd *a, struct http_request *req, struct instance *inst)
 API(ping);
@@ -65,6 +72,7 @@ API(console);
 API(console_log);
 API(figures);
 API(gpus);
+API(gpu_figures);
 API(gpu_recover);
 API(tunnels);
 API(metrics);

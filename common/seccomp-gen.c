@@ -4,7 +4,9 @@
  *   seccomp-gen MODE INCLUDE-DIR LIST.allow OUTPUT.h [DEPFILE]      MODE is kill, log or off
  * Listed calls are allowed; calls that the build knows and the list does not name kill the process
  * (or are logged); a listed call whose condition does not hold, and calls newer than the build get
- * ENOSYS, so that libc falls back. Trust: runs at build time; reads files of this tree.
+ * ENOSYS, so that libc falls back. In a list with the line "refuse", for processes that run code
+ * which is not of this tree, what is not named gets ENOSYS, too. Trust: runs at build time; reads
+ * files of this tree.
  */
 #include "common/base.h"
 
@@ -16,6 +18,7 @@
 struct generator {
 	scmp_filter_ctx ctx;
 	bool listed[LAST_SYSCALL];
+	bool refuse; /* what is not listed is not fatal */
 	const char *dir;
 	FILE *deps; /* for ninja: every list that was read; NULL: not wanted */
 };
@@ -95,7 +98,10 @@ static void read_line(struct generator *g, const char *path, unsigned int line, 
 	}
 	if (!reason || strlen(reason) < 3)
 		fail(path, line, "no reason given", text);
-	add_rule(g, path, line, text);
+	if (STR_EQ(text, "refuse"))
+		g->refuse = true;
+	else
+		add_rule(g, path, line, text);
 }
 
 static void read_list(struct generator *g, const char *path)
@@ -193,7 +199,7 @@ static void generate(bool log, const char *dir, const char *list, const char *id
 	(void)seccomp_attr_set(g.ctx, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS);
 	(void)seccomp_attr_set(g.ctx, SCMP_FLTATR_CTL_OPTIMIZE, 2); /* a search tree */
 	read_list(&g, list);
-	if (!log)
+	if (!log && !g.refuse)
 		refuse_known(&g, SCMP_ACT_KILL_PROCESS);
 	write_array(&g, id, f);
 	seccomp_release(g.ctx);

@@ -507,6 +507,7 @@ void check_all(const struct check_env *env, struct check_report *ret_report)
 	check_accel(env, ret_report);
 	check_programs(env, ret_report);
 	check_pci(env, ret_report);
+	check_gpu_data(env, ret_report);
 	check_kernel_faults(env, ret_report);
 	check_images(env, ret_report);
 	check_disk(env, ret_report);

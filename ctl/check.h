@@ -42,6 +42,8 @@ struct check_env {
 	const char *accel_choice, *accel_reason;
 	/* The agent's list of GPUs (GET /v1/gpus), borrowed, or NULL when it gives none. */
 	const json_t *gpus;
+	/* How the agent fares with NVML (the same answer, or GET /v1/host), borrowed, or NULL. */
+	const json_t *nvml;
 	const char *backend; /* the agent's word on it, or NULL */
 	bool agent_answers;
 	bool (*user_exists)(const char *name);
@@ -88,6 +90,8 @@ void check_qemu_faults(const struct check_env *env, struct check_report *report,
 void check_iommufd(const struct check_env *env, struct check_report *report, int qemu_version);
 /* What the agent says of each GPU in @env->gpus. */
 void check_listed_gpus(const struct check_env *env, struct check_report *report);
+/* Are data of GPUs made up, or not to be had? */
+void check_gpu_data(const struct check_env *env, struct check_report *report);
 /* Containers on this host: their engine. */
 void check_engine(const struct check_env *env, struct check_report *report);
 void check_programs(const struct check_env *env, struct check_report *report);

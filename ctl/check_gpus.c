@@ -80,3 +80,16 @@ void check_listed_gpus(const struct check_env *env, struct check_report *report)
 	json_array_foreach (env->gpus, i, gpu)
 		check_one(report, gpu);
 }
+
+void check_gpu_data(const struct check_env *env, struct check_report *report)
+{
+	if (json_is_true(json_object_get(env->nvml, "fake_gpus")))
+		check_add(report, CHECK_WARN, "gpu-data",
+			  "debug = no in agentd.conf, and no QUDATA_DEBUG in its environment",
+			  "data of GPUs are made up: debug is on");
+	else if (gpu_figures_wrong(env->nvml))
+		check_add(report, CHECK_WARN, "gpu-data",
+			  "see nvml-probe(8): systemctl enable --now qudata-nvml.socket; or "
+			  "nvml = no in agentd.conf",
+			  "no figures of the host's GPUs: %s", gpu_text(env->nvml, "detail"));
+}

@@ -21,6 +21,7 @@ static void ask_agent(struct ctl *c, struct check_env *env, struct api_reply *re
 	if (!api || api_call(api, "GET", "/v1/host", NULL, HOST_TIMEOUT_MS, reply) != CTL_OK)
 		return;
 	env->agent_answers = true;
+	env->nvml = json_object_get(reply->data, "nvml");
 	env->backend = json_string_value(json_object_get(reply->data, "backend"));
 	accel = json_object_get(reply->data, "accel");
 	env->accel_choice = json_string_value(json_object_get(accel, "choice"));
@@ -29,6 +30,8 @@ static void ask_agent(struct ctl *c, struct check_env *env, struct api_reply *re
 		return;
 	gpus = json_object_get(gpus_reply->data, "gpus");
 	env->gpus = json_is_array(gpus) ? gpus : NULL;
+	if (json_object_get(gpus_reply->data, "nvml"))
+		env->nvml = json_object_get(gpus_reply->data, "nvml");
 }
 
 enum ctl_exit cmd_check(struct ctl *c)

@@ -68,7 +68,17 @@ static void bars_text(const json_t *gpu, char *buf, size_t size)
 		snprintf(buf, size, "-");
 }
 
-static void add_gpu(struct table *t, const json_t *gpu)
+static void add_figures(struct table *t, const json_t *gpu)
+{
+	struct gpu_figures text;
+
+	gpu_figures_text(json_object_get(gpu, "figures"), &text);
+	table_add(t, text.busy, 0);
+	table_add(t, text.heat, 0);
+	table_add(t, text.memory, 0);
+}
+
+static void add_gpu(struct table *t, const json_t *gpu, bool with_figures)
 {
 	char group[TEXT_AGE_MAX], node[TEXT_AGE_MAX], bars[128];
 
@@ -83,6 +93,8 @@ static void add_gpu(struct table *t, const json_t *gpu)
 	table_add(t, node, 0);
 	table_add(t, bars, 0);
 	table_add(t, *gpu_text(gpu, "instance") ? gpu_text(gpu, "instance") : "-", 0);
+	if (with_figures)
+		add_figures(t, gpu);
 }
 
 /* A line of the list below the table: escaped, for it is made of foreign text. */
@@ -153,18 +165,34 @@ static bool has_remarks(const json_t *gpu)
 	return false;
 }
 
+/* GPUs that the host's driver has tell how busy they are. */
+static bool has_figures(const json_t *list)
+{
+	const json_t *gpu;
+	size_t i;
+
+	json_array_foreach (list, i, gpu)
+		if (json_is_object(json_object_get(gpu, "figures")))
+			return true;
+	return false;
+}
+
 static void print_table(const struct ctl *c, const json_t *list)
 {
-	static const char *const headers[] = {"ADDRESS", "NAME", "VERDICT", "DRIVER", "GROUP",
-					      "NODE",    "BARS", "VM",      NULL};
+	static const char *const headers[] = {"ADDRESS", "NAME",  "VERDICT", "DRIVER",
+					      "GROUP",   "NODE",  "BARS",    "VM",
+					      ">BUSY",   ">TEMP", ">MEMORY", NULL};
+	static const char *const bare[] = {"ADDRESS", "NAME", "VERDICT", "DRIVER", "GROUP",
+					   "NODE",    "BARS", "VM",      NULL};
+	bool with_figures = has_figures(list);
 	_cleanup_(table_done) struct table table = {0};
 	const json_t *gpu;
 	bool any = false;
 	size_t i;
 
-	table_init(&table, headers);
+	table_init(&table, with_figures ? headers : bare);
 	json_array_foreach (list, i, gpu)
-		add_gpu(&table, gpu);
+		add_gpu(&table, gpu, with_figures);
 	table_print(&table, stdout, c->color_out);
 	json_array_foreach (list, i, gpu) {
 		if (!has_remarks(gpu))
@@ -200,6 +228,8 @@ enum ctl_exit cmd_gpus(struct ctl *c)
 		gpu_tree(stdout, list, gpu_tree_style(c));
 	else
 		print_table(c, list);
+	if (!c->json)
+		gpu_figures_remark(stdout, json_object_get(reply.data, "nvml"));
 	return CTL_OK;
 }
 

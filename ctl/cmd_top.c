@@ -56,7 +56,8 @@ struct top {
 	const char *id; /* NULL: all instances */
 	struct top_style style;
 	struct top_entry entries[ENTRIES_MAX];
-	json_t *held[2 * ENTRIES_MAX]; /* owned: what the entries borrow from */
+	const json_t *host;                /* figures of the host's own GPUs, or NULL */
+	json_t *held[2 * ENTRIES_MAX + 1]; /* owned: what the rest borrows from */
 	size_t n, n_held;
 };
 
@@ -65,6 +66,7 @@ static void forget(struct top *t)
 	for (size_t i = 0; i < t->n_held; i++)
 		json_decref(t->held[i]);
 	t->n = t->n_held = 0;
+	t->host = NULL;
 }
 
 static void top_done(struct top *t)
@@ -112,6 +114,17 @@ static enum ctl_exit add_entry(struct top *t, struct api *api, json_t *json)
 	return fetch_metrics(t, api, entry->inst.id, &entry->metrics);
 }
 
+/* An agent that has none, or nobody may ask for, is no reason not to draw the rest. */
+static void fetch_host(struct top *t, struct api *api)
+{
+	_cleanup_reply_ struct api_reply reply = {0};
+	const char *path = is_drawing ? "/v1/gpus/figures?wait=no" : "/v1/gpus/figures";
+
+	if (api_call(api, "GET", path, NULL, API_TIMEOUT_MS, &reply) == CTL_OK &&
+	    json_is_object(reply.data))
+		t->host = hold(t, reply.data);
+}
+
 static enum ctl_exit fetch(struct top *t)
 {
 	_cleanup_reply_ struct api_reply reply = {0};
@@ -133,6 +146,7 @@ static enum ctl_exit fetch(struct top *t)
 	}
 	if (t->id)
 		return add_entry(t, api, reply.data);
+	fetch_host(t, api);
 	json_array_foreach (json_object_get(reply.data, "instances"), i, json) {
 		r = add_entry(t, api, json);
 		if (r != CTL_OK)
@@ -149,6 +163,8 @@ static void put_picture(FILE *f, const struct top *t)
 		fputs("There is no instance.\n", f);
 	else
 		top_put_list(f, t->entries, t->n, &t->style);
+	if (t->host)
+		gpu_figures_put(f, t->host, t->style.color);
 }
 
 static void measure(struct top *t)
@@ -281,6 +297,8 @@ static enum ctl_exit run_once(struct top *t)
 		if (t->entries[i].metrics)
 			(void)json_array_append(list, (json_t *)t->entries[i].metrics);
 	list = json_pack("{s:o}", "instances", list);
+	if (t->host)
+		(void)json_object_set(list, "host_gpus", (json_t *)t->host);
 	ctl_print_json(list);
 	json_decref(list);
 	return CTL_OK;

@@ -18,6 +18,18 @@ void gpu_number(const json_t *json, const char *key, char ret_text[static TEXT_A
 /* SGR colour of a GPU's verdict. */
 int gpu_verdict_color(const json_t *gpu);
 
+/* What NVML tells of a GPU that the host's driver has; "-" for what it does not tell. */
+struct gpu_figures {
+	char busy[16], heat[16], power[16], memory[64];
+};
+void gpu_figures_text(const json_t *figures, struct gpu_figures *ret_text);
+/* Is there something wrong with how they are had? @nvml is the agent's word on it. */
+bool gpu_figures_wrong(const json_t *nvml);
+/* A line if they are made up, or there are none for a reason. */
+void gpu_figures_remark(FILE *f, const json_t *nvml);
+/* The agent's answer to /v1/gpus/figures as a table; nothing when there are no such GPUs. */
+void gpu_figures_put(FILE *f, const json_t *answer, bool color);
+
 struct gpu_tree_style {
 	bool utf8, color;
 	size_t width; /* columns; 0: lines are not cut */

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""The real agentd and qudatactl against a scripted vfio-helper: GPUs over HTTP and on the terminal.
+"""The real agentd and qudatactl against a scripted vfio-helper: GPUs over HTTP and on the terminal; and the real
+nvml-probe with a stand-in for the driver's library.
 
-usage: agentd-gpus.py AGENTD QUDATACTL
+usage: agentd-gpus.py AGENTD QUDATACTL NVML-PROBE FAKE-LIBRARY OTHER-LIBRARY
 """
 import contextlib
 import fcntl
@@ -22,10 +23,11 @@ import time
 import unittest
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(TOP / "tests/abuse"))
+sys.path[:0] = [str(TOP / "tests/abuse"), str(TOP / "tests/nvml")]
+import nvmlrig as rig  # noqa: E402
 from wire import CONST, EVENT, HEADER, OPS, REPLY, STATUS  # noqa: E402
 
-AGENTD, CTL = (os.path.abspath(program) for program in sys.argv[1:3])
+AGENTD, CTL, PROBE, FAKE, OTHER = (os.path.abspath(program) for program in sys.argv[1:6])
 REASONS = ["rentable", "no_iommu", "boot_display", "virtualised", "not_viable", "reserved", "busy",
            "quarantined", "half_bound"]
 PCI_IDS = "10de  NVIDIA Corporation\n\t2204  GA102 [GeForce RTX 3090]\n"
@@ -82,6 +84,8 @@ class Helper(threading.Thread):
         self.listener.listen(4)
         self.gpus, self.asked, self.answers, self.raw_list = [], [], {}, None
         self.vms, self.leases, self.quarantined = {}, {}, set()
+        # Whether a probe was there when an act on GPUs was asked for.
+        self.is_probing, self.probes_seen = lambda: False, []
 
     def run(self):
         with contextlib.suppress(OSError):
@@ -99,6 +103,8 @@ class Helper(threading.Thread):
             values[f.name] = data[at:at + f.size] if f.kind == "GPUS" else f.unpack(data[at:at + f.size])
             at += f.size
         self.asked.append(op.name)
+        if op.name.startswith("GPU_"):
+            self.probes_seen.append(self.is_probing())
         status, rep, fds = "OK", {}, []
         if self.answers.get(op.name):
             status = self.answers[op.name].pop(0)
@@ -196,7 +202,8 @@ class Case(unittest.TestCase):
         pathlib.Path(self.path("agentd.conf")).write_text(
             f"data_dir = {self.path('data')}\nctl_socket = {self.path('run/ctl.sock')}\n"
             f"helper_socket = {self.path('helper.sock')}\nvmmon_socket = {self.path('vmmon.sock')}\n"
-            f"frp_socket = {self.path('frp.sock')}\npci_ids = {self.path('pci.ids')}\n{self.settings}",
+            f"frp_socket = {self.path('frp.sock')}\nnvml_socket = {self.path('nvml.sock')}\n"
+            f"pci_ids = {self.path('pci.ids')}\n{self.settings}",
             encoding="ascii")
         self.start_helper()
         self.start()
@@ -273,7 +280,8 @@ class Case(unittest.TestCase):
         done = subprocess.run([CTL, "--socket", self.path("run/ctl.sock"), *args], capture_output=True,
                               timeout=60, check=False, stdin=subprocess.DEVNULL,
                               env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"})
-        self.assertEqual(done.returncode, expect, done)
+        if expect is not None:
+            self.assertEqual(done.returncode, expect, done)
         return done.stdout.decode()
 
 
@@ -288,7 +296,9 @@ class Gpus(Case):
         ]
 
     def test_list(self):
-        self.assertEqual(self.call("GET", "/v1/gpus"), (200, {"ok": True, "data": {"gpus": []}}))
+        self.assertEqual(self.call("GET", "/v1/gpus"), (200, {"ok": True, "data": {
+            "gpus": [], "nvml": {"state": "no_gpu", "detail": "no GPU has the host's NVIDIA driver", "fake_gpus": False,
+                                 "age_ms": None, "driver_version": "", "cuda_version": "", "left_out": 0}}}))
         self.host()
         _, answer = self.call("GET", "/v1/gpus")
         gpus = answer["data"]["gpus"]
@@ -300,7 +310,7 @@ class Gpus(Case):
             "bars": [16 << 20, 32 << 30, 0, 0, 0, 0], "resets": ["flr", "bus"], "together": [],
             "parts": [{"address": "0000:01:00.0", "role": "gpu", "vendor": "10de", "device": "2204",
                        "class": "030000", "group": 0, "driver": "nvidia", "what": ""}],
-            "reasons": [], "holders": []})
+            "reasons": [], "holders": [], "figures": None})
         self.assertEqual(gpus[1]["reasons"], [
             {"reason": "not_viable", "address": "0000:09:00.0", "what": "e1000e",
              "text": "its IOMMU group holds a device that is not the card's"}])
@@ -311,7 +321,7 @@ class Gpus(Case):
         self.assertIn("└─ 0000:02:00.0  GeForce RTX 3090  not_viable", self.ctl("gpus", "--tree"))
 
     def test_operators_only(self):
-        for method, path in (("GET", "/v1/gpus"), ("POST", "/v1/gpus/recover"),
+        for method, path in (("GET", "/v1/gpus"), ("GET", "/v1/gpus/figures"), ("POST", "/v1/gpus/recover"),
                              ("POST", "/v1/gpus/0000:01:00.0/recover")):
             self.assertEqual(self.call(method, path, tcp=True, secret=False)[0], 401)
             code, answer = self.call(method, path, tcp=True)
@@ -438,6 +448,155 @@ class Debugging(Case):
         self.helper.gpus = [Gpu("0000:01:00.0")]
         self.assertEqual(self.create(gpus=1)[1], ["0000:01:00.0"])
         self.refused({"gpus": 1}, 409)
+
+    def test_made_up_gpus_are_called_so(self):
+        data = self.call("GET", "/v1/gpus/figures")[1]["data"]
+        self.assertEqual((data["state"], data["fake_gpus"]), ("fake", True))
+        self.assertEqual([(g["address"], g["name"]) for g in data["gpus"]], [(None, "Made-up GPU (debug)")])
+        host = self.call("GET", "/v1/host")[1]["data"]
+        self.assertEqual((host["debug"], host["nvml"]["fake_gpus"]), (True, True))
+        self.assertTrue(self.call("GET", "/v1/gpus")[1]["data"]["nvml"]["fake_gpus"])
+        self.assertIn("GPUs are made up: debug is on", self.log())
+        self.assertIn("made up", self.ctl("gpus"))
+        self.assertRegex(self.ctl("check", expect=None), r"(?m)^WARN +gpu-data .*made up")
+        self.assertIn("made up", self.ctl("top", "--once"))
+
+
+class WithProbe(Case):
+    """nvml-probe, started as the service manager does for each connection."""
+    settings = "nvml = yes\n"
+    choices = ("two", "hang", "crash", "garbage", "forge-count")
+
+    def setUp(self):
+        super().setUp()
+        os.mkdir(self.path("lib"))
+        rig.libraries(self.path("lib"), FAKE, OTHER, self.choices)
+        self.probes = rig.Server(self.path("nvml.sock"), PROBE, self.library("two"))
+        self.addCleanup(self.probes.end)
+        self.helper.gpus = [Gpu("0000:3e:00.0"), Gpu("0000:3f:00.0")]
+        self.helper.is_probing = lambda: self.probes.probe is not None and self.probes.probe.poll() is None
+
+    def library(self, name):
+        return self.path(f"lib/{name}.so")
+
+    def figures(self):
+        return self.call("GET", "/v1/gpus/figures")[1]["data"]
+
+
+class Probing(WithProbe):
+    def test_figures(self):
+        data = self.figures()
+        self.assertEqual((data["state"], data["fake_gpus"], data["driver_version"], data["cuda_version"]),
+                         ("ok", False, "550.54.15", "12.4"))
+        self.assertEqual(data["gpus"][0], {
+            "address": "0000:3e:00.0", "uuid": "GPU-00000002-1111-2222-3333-444444444444",
+            "name": "NVIDIA GeForce RTX 3090", "percent": 60, "celsius": 52, "memory_used": 6 << 30,
+            "memory_total": 24 << 30, "watts": 123.456})
+        for _ in range(20):
+            self.figures()
+        self.assertEqual(self.probes.started, 1, "asked again at once")
+        gpu = self.call("GET", "/v1/gpus")[1]["data"]["gpus"][1]
+        self.assertEqual((gpu["figures"]["percent"], gpu["figures"]["celsius"]), (30, 51))
+        out = self.ctl("gpus")
+        self.assertIn("60 %", out)
+        self.assertIn("52 C", out)
+        self.assertIn("0000:3f:00.0", self.ctl("top", "--once"))
+        self.assertIn('qudata_host_gpu_busy_ratio{gpu="0000:3f:00.0"} 0.30', self.metrics())
+
+    def metrics(self):
+        with contextlib.closing(Connection(self.path("run/ctl.sock"))) as conn:
+            conn.request("GET", "/metrics")
+            return conn.getresponse().read().decode()
+
+    def test_gpus_of_vms_have_none(self):
+        self.helper.gpus[0].vm = "0123456789abcdef"
+        figures = {g["address"]: g["figures"] for g in self.call("GET", "/v1/gpus")[1]["data"]["gpus"]}
+        self.assertIsNone(figures["0000:3e:00.0"])
+        self.assertEqual(figures["0000:3f:00.0"]["percent"], 30)
+
+    def test_ended_before_acts(self):
+        """A probe that hangs is gone before vfio-helper hears of a GPU, and comes again afterwards."""
+        self.probes.library = self.library("hang")
+        waiting = threading.Thread(target=self.figures)
+        waiting.start()
+        self.until("it runs", self.helper.is_probing)
+        _, chosen = self.create(gpus=1)
+        waiting.join()
+        self.assertEqual((len(chosen), self.helper.probes_seen), (1, [False]))
+        waiting = threading.Thread(target=self.figures)
+        waiting.start()
+        self.until("it runs again", self.helper.is_probing)
+        self.assertEqual(self.call("POST", "/v1/gpus/recover")[0], 200)
+        waiting.join()
+        self.assertEqual(self.helper.probes_seen, [False, False])
+        self.probes.library = self.library("two")
+        self.until("figures are there", lambda: self.figures()["state"] == "ok")
+
+    def test_of_no_use(self):
+        for name, state in (("crash", "crashed"), ("forge-count", "crashed")):
+            self.probes.library = self.library(name)
+            self.assertEqual(self.figures()["state"], state)
+            started = self.probes.started
+            self.assertEqual((self.figures()["gpus"], self.probes.started), ([], started), "asked again at once")
+            self.stop()
+            self.start()
+        self.assertEqual(self.call("GET", "/v1/gpus")[0], 200)
+        self.probes.end()
+        self.stop()
+        self.start()
+        self.assertEqual(self.figures()["state"], "no_probe")
+
+    def test_hostile_answers(self):
+        """Whatever stands where the probe should: one datagram or many, too long, too short, never ending."""
+        self.probes.end()
+        os.unlink(self.path("nvml.sock"))
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.addCleanup(listener.close)
+        listener.bind(self.path("nvml.sock"))
+        os.chmod(self.path("nvml.sock"), 0o666)
+        listener.listen()
+        for datagrams in ([b"x"], [b"\xff" * 4096], [b"\0" * 60000],
+                          [rig.HEADER.pack(1, 0, 0, 0, rig.REPORT_SIZE)], []):
+            held = []
+
+            def serve(datagrams=datagrams, held=held):
+                peer, _ = listener.accept()
+                for d in datagrams * 3:
+                    with contextlib.suppress(OSError):
+                        peer.send(d)
+                held.append(peer)
+                if not datagrams:
+                    peer.close()
+            thread = threading.Thread(target=serve)
+            thread.start()
+            data = self.figures()
+            thread.join()
+            self.assertEqual((data["state"], data["gpus"]), ("garbage" if datagrams else "no_answer", []))
+            if datagrams:  # it does not go away: acts on GPUs are put off, and then done
+                self.assertEqual(self.call("GET", "/v1/gpus")[0], 200)
+                self.assertEqual(self.figures()["state"], "garbage")
+            held[0].close()
+            self.stop()
+            self.start()
+
+    def test_agentd_ends_while_it_asks(self):
+        self.probes.library = self.library("hang")
+        answers = []
+        waiting = threading.Thread(target=lambda: answers.append(self.figures()))
+        waiting.start()
+        self.until("it runs", self.helper.is_probing)
+        self.stop()
+        waiting.join()
+        self.assertEqual(answers[0]["gpus"], [])
+        self.until("it has ended", lambda: not self.helper.is_probing())
+
+
+class NotProbing(WithProbe):
+    settings = "nvml = no\n"
+
+    def test_off(self):
+        self.assertEqual(self.figures()["state"], "off")
+        self.assertEqual(self.probes.started, 0)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@
 #include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <sys/stat.h>
 /* cmocka wants the two above first */
 #include <cmocka.h>
 
@@ -398,6 +399,7 @@ static void agentd_up(void)
 	(void)snprintf(a->config.helper_socket, CONFIG_PATH_SIZE, "%s/helper", w.dir);
 	(void)snprintf(a->config.vmmon_socket, CONFIG_PATH_SIZE, "%s/vmmon", w.dir);
 	(void)snprintf(a->config.frp_socket, CONFIG_PATH_SIZE, "%s/frp", w.dir);
+	(void)snprintf(a->config.nvml_socket, CONFIG_PATH_SIZE, "%s/nvml", w.dir);
 	a->config.stop_grace_s = 1;
 	a->config.delete_grace_s = 0;
 	TAILQ_INIT(&a->instances);
@@ -411,6 +413,7 @@ static void agentd_up(void)
 	config.paths[PEER_VMMON] = a->config.vmmon_socket;
 	config.paths[PEER_FRP] = a->config.frp_socket;
 	assert_int_equal(peers_new(w.base, &config, &a->peers, &why), 0);
+	assert_int_equal(hostgpus_new(&a->config, w.base, a->peers, w.dir, &a->hostgpus, &why), 0);
 	/* The sockets lie in the same directory: they are none of ours to the store, by name. */
 	assert_int_equal(store_load(a->store_fd, a, &a->instances, &why), 0);
 	TAILQ_FOREACH(inst, &a->instances, link)
@@ -422,7 +425,9 @@ static void agentd_down(void)
 {
 	struct instance *inst;
 
+	hostgpus_stop(w.a.hostgpus);
 	peers_free(w.a.peers);
+	hostgpus_free(w.a.hostgpus);
 	w.a.peers = NULL;
 	while ((inst = TAILQ_FIRST(&w.a.instances))) {
 		TAILQ_REMOVE(&w.a.instances, inst, link);
@@ -1375,6 +1380,153 @@ static void test_gpu_life_survives_every_crash(void **state)
 	assert_true(crashes >= 12);
 }
 
+/* The host's own GPUs: a scripted nvml-probe, and a folder of sysfs that shows a GPU. */
+
+static int probe_listen(void)
+{
+	struct err why = {0};
+	int fd = ipc_listen(w.a.config.nvml_socket, SOCK_SEQPACKET, 0600, IPC_KEEP_GID, &why);
+
+	assert_true(fd >= 0);
+	return fd;
+}
+
+static void show_gpu(void)
+{
+	char path[512];
+
+	(void)snprintf(path, sizeof(path), "%s/nvidia", w.dir);
+	assert_int_equal(mkdir(path, 0700), 0);
+	(void)snprintf(path, sizeof(path), "%s/nvidia/bind", w.dir);
+	assert_int_equal(mkdir(path, 0700), 0);
+	hostgpus_want(w.a.hostgpus);
+	assert_false(hostgpus_is_asking(w.a.hostgpus));
+	(void)snprintf(path, sizeof(path), "%s/nvidia/0000:01:00.0", w.dir);
+	assert_int_equal(mkdir(path, 0700), 0);
+	/* It is looked for once a second. */
+	for (unsigned int i = 0; i < 1000 && !hostgpus_is_asking(w.a.hostgpus); i++) {
+		settle(10);
+		hostgpus_want(w.a.hostgpus);
+	}
+	assert_true(hostgpus_is_asking(w.a.hostgpus));
+}
+
+/* The connection of the probe that was asked for. */
+static int probe_begun(int listen_fd)
+{
+	int fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+	assert_true(fd >= 0);
+	return fd;
+}
+
+static bool told_to_end(int probe)
+{
+	char byte;
+
+	return recv(probe, &byte, 1, 0) == 0;
+}
+
+static void probe_tells(int probe, uint32_t state, uint32_t percent)
+{
+	const struct proto_header header = {.op = PROBE_REPORT, .len = sizeof(struct probe_report)};
+	struct probe_report report = {.version = PROBE_VERSION, .state = state};
+
+	if (state == PROBE_OK) {
+		report.n_gpus = 1;
+		report.gpus[0] = (struct probe_gpu){.address = 0x100,
+						    .percent = percent,
+						    .celsius = 61,
+						    .used_mib = 1024,
+						    .total_mib = 4096,
+						    .milliwatts = PROBE_UNKNOWN};
+	}
+	assert_int_equal(ipc_send(probe, &header, &report, NULL, 0), 0);
+}
+
+static void test_bind_comes_after_the_probe(void **state)
+{
+	_cleanup_close_ int listen_fd = probe_listen(), probe = -EBADF;
+
+	(void)state;
+	show_gpu();
+	probe = probe_begun(listen_fd);
+	add_gpu_instance();
+	while (!told_to_end(probe))
+		settle(5);
+	assert_int_equal(*asked(OP_GPU_BIND), 0);
+	hostgpus_want(w.a.hostgpus); /* nor does another one begin */
+	assert_true(accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC) < 0);
+	probe = safe_close(probe);
+	until_doing("booting");
+	assert_int_equal(*asked(OP_GPU_BIND), 1);
+	hostgpus_want(w.a.hostgpus);
+	probe = probe_begun(listen_fd);
+}
+
+static void test_bind_does_not_wait_for_a_hanging_probe(void **state)
+{
+	_cleanup_close_ int listen_fd = probe_listen(), probe = -EBADF;
+
+	(void)state;
+	show_gpu();
+	probe = probe_begun(listen_fd);
+	probe_tells(probe, PROBE_HUNG, 0);
+	settle(20);
+	assert_string_equal(hostgpus_view(w.a.hostgpus).state, "hung");
+	add_gpu_instance();
+	while (*asked(OP_GPU_BIND) == 0)
+		settle(20);
+	until_doing("booting");
+	/* As long as it is there, no other one begins. */
+	hostgpus_want(w.a.hostgpus);
+	assert_true(accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC) < 0);
+}
+
+static void test_host_gpus_for_the_control_plane(void **state)
+{
+	const struct control_stats unknown = {.gpu_util = CONTROL_UNKNOWN,
+					      .gpu_temp = CONTROL_UNKNOWN,
+					      .mem_util = CONTROL_UNKNOWN};
+	_cleanup_close_ int listen_fd = probe_listen(), probe = -EBADF;
+	struct control_stats stats = unknown;
+
+	(void)state;
+	bring_up();
+	show_gpu();
+	probe = probe_begun(listen_fd);
+	probe_tells(probe, PROBE_OK, 97);
+	probe = safe_close(probe);
+	settle(20);
+	report_gpus(&w.a, &stats);
+	assert_int_equal(stats.gpu_util, 97000);
+	assert_int_equal(stats.gpu_temp, 61000);
+	assert_int_equal(stats.mem_util, 25000);
+	assert_true(accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC) < 0); /* not again at once */
+	/* An instance with GPUs of its own is never told of others. */
+	only()->gpus[0] = 0x8100;
+	w.a.figures = (struct report_figures){0};
+	stats = unknown;
+	report_gpus(&w.a, &stats);
+	assert_memory_equal(&stats, &unknown, sizeof(stats));
+	only()->gpus[0] = 0;
+}
+
+static void test_agentd_ends_during_acts(void **state)
+{
+	_cleanup_close_ int listen_fd = probe_listen(), probe = -EBADF;
+
+	(void)state;
+	show_gpu();
+	probe = probe_begun(listen_fd);
+	add_gpu_instance();
+	while (!told_to_end(probe))
+		settle(5);
+	agentd_down(); /* the act was not begun yet */
+	agentd_up();
+	until_doing("booting");
+}
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -1412,6 +1564,10 @@ int main(void)
 		CASE(test_gpu_release_is_repeated_until_it_is_done),
 		CASE(test_gpu_release_without_record),
 		CASE(test_gpu_life_survives_every_crash),
+		CASE(test_bind_comes_after_the_probe),
+		CASE(test_bind_does_not_wait_for_a_hanging_probe),
+		CASE(test_host_gpus_for_the_control_plane),
+		CASE(test_agentd_ends_during_acts),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

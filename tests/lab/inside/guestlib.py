@@ -106,7 +106,7 @@ def install(*settings):
     run("systemctl", "daemon-reload")
     run("systemd-tmpfiles", "--create", "/usr/local/lib/tmpfiles.d/qudata.conf")
     run("systemctl", "enable", "-q", "--now", "qudata-firewall.service", "qudata-helper.socket", "qudata-vmmon.socket",
-        "qudata-frp.socket", "qudata-ctl.socket", "qudata-http.socket")
+        "qudata-frp.socket", "qudata-nvml.socket", "qudata-ctl.socket", "qudata-http.socket")
 
 
 def ctl(*words, check=True, timeout=120):
