@@ -474,7 +474,7 @@ class WithProbe(Case):
         self.probes = rig.Server(self.path("nvml.sock"), PROBE, self.library("two"))
         self.addCleanup(self.probes.end)
         self.helper.gpus = [Gpu("0000:3e:00.0"), Gpu("0000:3f:00.0")]
-        self.helper.is_probing = lambda: self.probes.probe is not None and self.probes.probe.poll() is None
+        self.helper.is_probing = self.probes.is_reading
 
     def library(self, name):
         return self.path(f"lib/{name}.so")

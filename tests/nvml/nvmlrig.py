@@ -40,6 +40,25 @@ def decode(datagram):
             "gpus": gpus}
 
 
+def reader_of(process):
+    """The pid of the reader that a probe has, or None."""
+    try:
+        with open(f"/proc/{process.pid}/task/{process.pid}/children") as f:
+            words = f.read().split()
+    except OSError:
+        return None
+    return int(words[0]) if words else None
+
+
+def is_alive(pid):
+    """A zombie has nothing open any more."""
+    try:
+        with open(f"/proc/{pid}/status") as f:
+            return not any(line.startswith("State:\t") and line[7] in "ZX" for line in f)
+    except OSError:
+        return False
+
+
 def nobody():
     return {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {}
 
@@ -74,6 +93,11 @@ class Server(threading.Thread):
                     self.started += 1
                     self.probe = subprocess.Popen([self.program, "--library", self.library, *self.options],
                                                   stdin=connection, cwd="/", **nobody())
+
+    def is_reading(self):
+        """Is there a process that may have GPUs open?"""
+        reader = reader_of(self.probe) if self.probe else None
+        return reader is not None and is_alive(reader)
 
     def end(self):
         with contextlib.suppress(OSError):  # it may have been ended before
