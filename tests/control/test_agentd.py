@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """agentd and control-client together against a simulated control plane, as an ordinary user: identity,
 secrets, reports, and that nothing the control plane does or omits disturbs the API.
-Usage: test_agentd.py PATH-OF-AGENTD
+Usage: test_agentd.py AGENTD NVML-PROBE FAKE-LIBRARY OTHER-LIBRARY
 """
 import http.client
 import json
@@ -16,9 +16,11 @@ import tempfile
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "nvml"))
+import nvmlrig  # noqa: E402
 import plane as simulated  # noqa: E402
 
-PROGRAM = os.path.abspath(sys.argv[1])
+PROGRAM, PROBE, FAKE, OTHER = (os.path.abspath(word) for word in sys.argv[1:5])
 API_KEY = "ak-test"
 
 
@@ -30,7 +32,7 @@ def eventually(what, seconds=30):
 
 
 class Agent:
-    def __init__(self, folder, url):
+    def __init__(self, folder, url, settings=""):
         self.folder = folder
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
@@ -40,7 +42,8 @@ class Agent:
             f.write(f"control_plane = {url}\ndata_dir = {folder}/data\nport = {self.port}\n"
                     f"ctl_socket = {folder}/ctl.sock\nhelper_socket = {folder}/h.sock\n"
                     f"vmmon_socket = {folder}/m.sock\nfrp_socket = {folder}/f.sock\n"
-                    f"api_key_file = {folder}/key\nlocation_city = Bonn\n")
+                    f"api_key_file = {folder}/key\nlocation_city = Bonn\n"
+                    f"nvml_socket = {folder}/nvml.sock\n{settings}")
         with open(f"{folder}/key", "w") as f:
             f.write(API_KEY + "\n")
         os.chmod(f"{folder}/key", 0o600)
@@ -107,13 +110,63 @@ def main():
         os.chmod(folder, 0o755)
         agent = Agent(folder, f"http://127.0.0.1:{server.server_port}/v0")
         agent.start()
+        others = [HostGpus(f"{folder}/{name}", settings) for name, settings in
+                  (("driver", "nvml = yes\n"), ("debug", "debug = yes\n"))]
         try:
             run(control, agent, f"{folder}/data")
+            for other, check in zip(others, (the_drivers_gpus, made_up_gpus)):
+                agent = other.agent
+                check(other)
+                agent.stop()
         except BaseException:
             print(agent.words()[-4000:])
             agent.process.kill()
             raise
     return 0
+
+
+class HostGpus:
+    """An agent whose host has GPUs of its own, or makes one up."""
+
+    def __init__(self, folder, settings):
+        os.makedirs(f"{folder}/lib")
+        nvmlrig.libraries(f"{folder}/lib", FAKE, OTHER, ["two"])
+        self.control = simulated.Plane()
+        server = simulated.start(self.control)
+        self.agent = Agent(folder, f"http://127.0.0.1:{server.server_port}/v0", settings)
+        self.probes = nvmlrig.Server(f"{folder}/nvml.sock", PROBE, f"{folder}/lib/two.so")
+        self.agent.start()
+
+    def reported(self):
+        """What the control plane is told: the host, and a sample with figures of GPUs."""
+        host = self.control.wait_path("/init/host", 60)["body"]
+        eventually(lambda: self.agent.call("POST", "/instances", {"cpus": "1", "memory": "1G"},
+                                           self.control.secret)[0] == 200)
+        stats = self.control.wait(lambda c: c["path"].endswith("/stats") and "gpu_util" in c["body"], 60)["body"]
+        return host, stats
+
+
+def the_drivers_gpus(other):
+    host, stats = other.reported()
+    assert (host["gpu_name"], host["gpu_amount"], host["vram"], host["max_cuda"]) == \
+        ("NVIDIA GeForce RTX 3090", 2, 24, "12.4"), host
+    assert host["configuration"]["max_cuda_version"] == "12.4"
+    assert (stats["gpu_util"], stats["gpu_temp"], stats["mem_util"]) == (45, 52, 25), stats
+    seen = other.probes.started
+    time.sleep(3)
+    assert other.probes.started <= seen + 1, "asked for each sample"
+    other.probes.end()
+    step("tells of GPUs what the host's driver says, and asks it seldom")
+
+
+def made_up_gpus(other):
+    host, stats = other.reported()
+    assert (host["gpu_name"], host["gpu_amount"], host["vram"]) == ("Made-up GPU (debug)", 1, 80), host
+    assert stats["gpu_util"] == 42, stats
+    assert other.control.wait_path("/init")["body"]["test_mode"] is True
+    assert other.probes.started == 0 and "GPUs are made up: debug is on" in other.agent.words()
+    other.probes.end()
+    step("makes a GPU up in debug mode, and says so")
 
 
 def step(text):
