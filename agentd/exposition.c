@@ -205,7 +205,9 @@ void api_metrics(struct agentd *a, struct http_request *req, struct instance *in
 		put_instances(f, a, "qudata_instance_status_time_seconds",
 			      "When its status has changed last.", since);
 		put_all_tunnels(f, a);
-		put_host_gpus(f, a);
+		/* What else is in the host is its operators' business. */
+		if (http_tag(req) == LISTENER_CTL)
+			put_host_gpus(f, a);
 	}
 	if (!f || fclose(f) != 0)
 		reply_error(req, 500, "out of memory");

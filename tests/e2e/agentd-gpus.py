@@ -501,12 +501,14 @@ class Probing(WithProbe):
         self.assertIn("60 %", out)
         self.assertIn("52 C", out)
         self.assertIn("0000:3f:00.0", self.ctl("top", "--once"))
-        self.assertIn('qudata_host_gpu_busy_ratio{gpu="0000:3f:00.0"} 0.30', self.metrics())
-
-    def metrics(self):
         with contextlib.closing(Connection(self.path("run/ctl.sock"))) as conn:
             conn.request("GET", "/metrics")
-            return conn.getresponse().read().decode()
+            self.assertIn('qudata_host_gpu_busy_ratio{gpu="0000:3f:00.0"} 0.30', conn.getresponse().read().decode())
+        port = self.call("GET", "/v1/host")[1]["data"]["http_port"]
+        secret = pathlib.Path(self.path("data/secret")).read_text(encoding="ascii").strip()
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as conn:
+            conn.request("GET", "/metrics", headers={"X-Agent-Secret": secret})
+            self.assertNotIn("qudata_host_gpu", conn.getresponse().read().decode(), "told to the secret's holder")
 
     def test_gpus_of_vms_have_none(self):
         self.helper.gpus[0].vm = "0123456789abcdef"
