@@ -323,8 +323,9 @@ const struct ctl_command ctl_commands[] = {
 	 .summary = "list the host's GPUs, and what speaks against renting each",
 	 .help = "One line for each GPU, then a line for each reason against it: the word, what it "
 		 "means, and the address, device or process that it is about. Cards whose IOMMU "
-		 "groups meet are rented together or not at all. The agent answers this on its "
-		 "control socket only, not over TCP.",
+		 "groups meet are rented together or not at all. Those that the host's NVIDIA "
+		 "driver has tell how busy they are. The agent answers this on its control socket "
+		 "only, not over TCP.",
 	 OPTIONS(gpus_options),
 	 .run = cmd_gpus},
 	{.name = "gpus recover",
