@@ -28,13 +28,13 @@ class Unix(http.client.HTTPConnection):
 class Agentd:
     """agentd from the build tree as the supervisor's user, with its API's port and state in a folder of its own."""
 
-    def __init__(self, w, sup, settings=()):
+    def __init__(self, w, sup, settings=(), data=None):
         self.sup, self.port = sup, free_port(15001, 15300)
         self.program, self.ctl_program = w.build / "agentd/agentd", w.build / "ctl/qudatactl"
         self.root = sup.root / "agentd"
-        self.data = self.root / "data"
+        self.data = data or self.root / "data"
         for d in (self.root, self.data):
-            d.mkdir(mode=0o700)
+            d.mkdir(mode=0o700, exist_ok=d == data)
             os.chown(d, *sup.ids)
         token = self.root / "token"
         token.write_text(TOKEN + "\n")
@@ -118,9 +118,9 @@ class Agentd:
 
 
 @contextlib.contextmanager
-def pair(w, settings=()):
+def pair(w, settings=(), data=None):
     sup = w.supervisor(settings={"agentd_user": ordinary_user(), "tls": "encrypt"}.items())
-    agentd = Agentd(w, sup, settings).start()
+    agentd = Agentd(w, sup, settings, data).start()
     try:
         yield agentd
     finally:

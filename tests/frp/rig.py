@@ -186,9 +186,11 @@ def alive(pid):
 class Supervisor:
     """frp-supervisor from a build tree, as an ordinary user where the tests run as root."""
 
+    place = "/run" if os.geteuid() == 0 else None  # of its files
+
     def __init__(self, build, frpc, settings=(), prefix=()):
         self.program = pathlib.Path(build) / "frp-supervisor/frp-supervisor"
-        self.root = pathlib.Path(tempfile.mkdtemp(prefix="qudata-frp-", dir="/run" if os.geteuid() == 0 else None))
+        self.root = pathlib.Path(tempfile.mkdtemp(prefix="qudata-frp-", dir=self.place))
         self.root.chmod(0o755)
         self.prefix = list(prefix)
         self.process = None
