@@ -235,10 +235,9 @@ static void create_now(struct agentd *a, struct http_request *req,
 	 * crash, they are not among those that frp-supervisor is then told to keep.
 	 */
 	tunnels_drive(a);
-	r = store_save(a->store_fd, inst);
+	r = store_create(a->store_fd, inst);
 	if (r < 0) {
 		log_event(LOG_ERR, "instance record cannot be written", LOG_ERRNO(r));
-		(void)store_remove(a->store_fd, inst->id);
 		TAILQ_REMOVE(&a->instances, inst, link);
 		instance_free(inst);
 		tunnels_gone(a);

@@ -13,8 +13,13 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
-#define VERSION 1
-#define SUFFIX  ".json"
+#define VERSION    1
+#define SUFFIX     ".json"
+/*
+ * Of a new record. It has the name above once it is on the disk, and after a power cut perhaps
+ * again its first one: then it is whole, or nobody was told of it.
+ */
+#define NEW_SUFFIX ".made"
 
 static const char *const goal_words[] = {
 	[GOAL_RUN] = "run", [GOAL_STOP] = "stop", [GOAL_DELETE] = "delete"};
@@ -111,9 +116,9 @@ static json_t *to_json(const struct instance *inst)
 			 inst->tenant);
 }
 
-static void file_name(const char *id, char ret_name[static 64])
+static void file_name(const char *id, const char *suffix, char ret_name[static 64])
 {
-	(void)snprintf(ret_name, 64, "%s%s", id, SUFFIX);
+	(void)snprintf(ret_name, 64, "%s%s", id, suffix);
 }
 
 /* Records of VMs have no such members. */
@@ -126,26 +131,56 @@ static json_t *with_backend(json_t *json, const struct instance *inst)
 	return json;
 }
 
-int store_save(int dirfd, const struct instance *inst)
+/* It may hold the password of a registry. */
+static void cleanup_text(char **text)
+{
+	if (*text)
+		explicit_bzero(*text, strlen(*text));
+	free(*text);
+}
+#define _cleanup_text_ _cleanup_(cleanup_text)
+
+static char *record(const struct instance *inst)
 {
 	_cleanup_json_ json_t *json = with_backend(to_json(inst), inst);
-	_cleanup_free_ char *text = json ? json_dumps(json, JSON_INDENT(1)) : NULL;
-	char name[64];
+
+	return json ? json_dumps(json, JSON_INDENT(1)) : NULL;
+}
+
+int store_create(int dirfd, const struct instance *inst)
+{
+	_cleanup_text_ char *text = record(inst);
+	char name[64], first[64];
 	int r;
 
 	if (!text)
 		return -ENOMEM;
-	file_name(inst->id, name);
-	r = fd_replace_file(dirfd, name, text, strlen(text), 0600);
-	explicit_bzero(text, strlen(text)); /* it may hold the password of a registry */
+	file_name(inst->id, SUFFIX, name);
+	file_name(inst->id, NEW_SUFFIX, first);
+	r = fd_make_file(dirfd, first, text, strlen(text), 0600);
+	if (r < 0 || renameat(dirfd, first, dirfd, name) == 0)
+		return r;
+	r = -errno;
+	(void)unlinkat(dirfd, first, 0);
 	return r;
+}
+
+int store_save(int dirfd, const struct instance *inst)
+{
+	_cleanup_text_ char *text = record(inst);
+	char name[64];
+
+	if (!text)
+		return -ENOMEM;
+	file_name(inst->id, SUFFIX, name);
+	return fd_replace_file(dirfd, name, text, strlen(text), 0600);
 }
 
 int store_remove(int dirfd, const char *id)
 {
 	char name[64];
 
-	file_name(id, name);
+	file_name(id, SUFFIX, name);
 	if (unlinkat(dirfd, name, 0) < 0 && errno != ENOENT)
 		return -errno;
 	return fsync(dirfd) < 0 ? -errno : 0;
@@ -406,7 +441,7 @@ static void quarantine(struct instance *inst, const char *why)
 
 static int load_one(int dirfd, const char *name, struct agentd *a, struct instance_list *list)
 {
-	_cleanup_free_ char *text = NULL;
+	_cleanup_text_ char *text = NULL;
 	struct instance *inst = instance_new(a);
 	struct err why = {0};
 	size_t len = 0;
@@ -416,18 +451,16 @@ static int load_one(int dirfd, const char *name, struct agentd *a, struct instan
 	(void)snprintf(inst->id, sizeof(inst->id), "%.*s", INSTANCE_ID_LEN, name);
 	if (read_file(dirfd, name, &text, &len, &why) < 0 || store_parse(text, len, inst, &why) < 0)
 		quarantine(inst, why.text);
-	if (text)
-		explicit_bzero(text, len);
 	TAILQ_INSERT_TAIL(list, inst, link);
 	return 0;
 }
 
-static bool is_record_name(const char *name)
+static bool is_record_name(const char *name, const char *suffix)
 {
 	char id[INSTANCE_ID_LEN + 1];
 
-	if (strlen(name) != INSTANCE_ID_LEN + strlen(SUFFIX) ||
-	    !STR_EQ(name + INSTANCE_ID_LEN, SUFFIX))
+	if (strlen(name) != INSTANCE_ID_LEN + strlen(suffix) ||
+	    !STR_EQ(name + INSTANCE_ID_LEN, suffix))
 		return false;
 	(void)snprintf(id, sizeof(id), "%.*s", INSTANCE_ID_LEN, name);
 	return instance_id_valid(id);
@@ -439,19 +472,70 @@ static void cleanup_dir(DIR **dir)
 		(void)closedir(*dir);
 }
 
-int store_load(int dirfd, struct agentd *a, struct instance_list *list, struct err *reterr)
+static DIR *list_files(int dirfd)
 {
 	_cleanup_close_ int fd = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	_cleanup_(cleanup_dir) DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+	DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+
+	if (dir)
+		(void)TAKE_FD(fd); /* the DIR's now */
+	return dir;
+}
+
+/* A part of a record is no JSON, so what is, is whole. */
+static bool is_whole(const char *text, size_t len)
+{
+	_cleanup_json_ json_t *json = json_loadb(text, len, 0, NULL);
+
+	return json != NULL;
+}
+
+/* A new record whose name is still its first one. */
+static void finish_new(int dirfd, const char *name)
+{
+	_cleanup_text_ char *text = NULL;
+	char id[INSTANCE_ID_LEN + 1], final[64];
+	struct err why = {0};
+	size_t len = 0;
+
+	(void)snprintf(id, sizeof(id), "%.*s", INSTANCE_ID_LEN, name);
+	file_name(id, SUFFIX, final);
+	if (read_file(dirfd, name, &text, &len, &why) < 0) {
+		log_event(LOG_ERR, "new record cannot be read", LOG_STR("INSTANCE", id),
+			  LOG_STR("REASON", why.text));
+	} else if (!is_whole(text, len)) {
+		log_event(LOG_WARNING, "new record was not finished; nobody was told of it",
+			  LOG_STR("INSTANCE", id));
+		(void)unlinkat(dirfd, name, 0);
+	} else if (renameat2(dirfd, name, dirfd, final, RENAME_NOREPLACE) < 0) {
+		log_event(LOG_ERR, "new record cannot get its name", LOG_STR("INSTANCE", id),
+			  LOG_ERRNO(-errno));
+	}
+}
+
+static void finish_all_new(int dirfd)
+{
+	_cleanup_(cleanup_dir) DIR *dir = list_files(dirfd);
 	struct dirent *entry;
 
+	while (dir && (entry = readdir(dir)))
+		if (is_record_name(entry->d_name, NEW_SUFFIX))
+			finish_new(dirfd, entry->d_name);
+}
+
+int store_load(int dirfd, struct agentd *a, struct instance_list *list, struct err *reterr)
+{
+	_cleanup_(cleanup_dir) DIR *dir = NULL;
+	struct dirent *entry;
+
+	finish_all_new(dirfd);
+	dir = list_files(dirfd);
 	if (!dir)
 		return err_errno(reterr, -errno, "cannot list the stored instances");
-	(void)TAKE_FD(fd); /* the DIR's now */
 	while ((entry = readdir(dir))) {
-		if (entry->d_name[0] == '.')
-			continue; /* also what an interrupted replacement left */
-		if (!is_record_name(entry->d_name)) {
+		if (entry->d_name[0] == '.' || is_record_name(entry->d_name, NEW_SUFFIX))
+			continue; /* what an interrupted replacement left, or was told of above */
+		if (!is_record_name(entry->d_name, SUFFIX)) {
 			log_event(LOG_WARNING, "file among the instances is not mine",
 				  LOG_STR("FILE", entry->d_name));
 			continue;

@@ -206,6 +206,65 @@ static void test_every_byte_damaged(void **state)
 	instance_free(inst);
 }
 
+/* A new record under the name that it has until it is on the disk, cut after each byte or whole. */
+static void test_new_record_at_power_cut(void **state)
+{
+	struct instance_list list = TAILQ_HEAD_INITIALIZER(list);
+	struct instance *inst = sample();
+	char text[4096], name[64], first[64];
+	struct stat st;
+	struct err why;
+	ssize_t len;
+
+	(void)state;
+	(void)snprintf(name, sizeof(name), "%s.json", inst->id);
+	(void)snprintf(first, sizeof(first), "%s.made", inst->id);
+	assert_int_equal(store_create(dir_fd, inst), 0);
+	assert_int_equal(fstatat(dir_fd, name, &st, 0), 0);
+	assert_int_equal(st.st_mode & 07777, 0600);
+	assert_int_equal(fstatat(dir_fd, first, &st, 0), -1);
+	len = fd_read_file(dir_fd, name, text, sizeof(text));
+	assert_true(len > 0);
+	assert_int_equal(unlinkat(dir_fd, name, 0), 0);
+	for (size_t i = 0; i < (size_t)len; i += 7) {
+		write_file(first, text, i);
+		assert_int_equal(store_load(dir_fd, NULL, &list, &why), 0);
+		assert_null(TAILQ_FIRST(&list));
+		assert_int_equal(fstatat(dir_fd, first, &st, 0), -1);
+	}
+	write_file(first, text, (size_t)len);
+	for (size_t i = 0; i < 2; i++) {
+		assert_string_equal(load_only(&list)->id, inst->id);
+		assert_false(TAILQ_FIRST(&list)->quarantined);
+		free_list(&list);
+		assert_int_equal(fstatat(dir_fd, name, &st, 0), 0);
+		assert_int_equal(fstatat(dir_fd, first, &st, 0), -1);
+	}
+	/* One that has its record already keeps it. */
+	write_file(first, "{}", 2);
+	assert_false(load_only(&list)->quarantined);
+	free_list(&list);
+	assert_int_equal(unlinkat(dir_fd, first, 0), 0);
+	assert_int_equal(store_remove(dir_fd, inst->id), 0);
+	instance_free(inst);
+}
+
+static void test_new_record_cannot_be_written(void **state)
+{
+	_cleanup_close_ int nowhere = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	struct instance *inst = sample();
+	char first[64];
+
+	(void)state;
+	assert_true(store_create(nowhere, inst) < 0);
+	/* What is there under that name is not this instance's. */
+	(void)snprintf(first, sizeof(first), "%s.made", inst->id);
+	write_file(first, "x", 1);
+	assert_int_equal(store_create(dir_fd, inst), -EEXIST);
+	assert_int_equal(unlinkat(dir_fd, first, 0), 0);
+	instance_free(inst);
+}
+
 static void test_strange_files_are_left_alone(void **state)
 {
 	struct instance_list list = TAILQ_HEAD_INITIALIZER(list);
@@ -234,6 +293,8 @@ int main(void)
 		cmocka_unit_test(test_round_trip),
 		cmocka_unit_test(test_damaged_is_kept_and_shown),
 		cmocka_unit_test(test_every_byte_damaged),
+		cmocka_unit_test(test_new_record_at_power_cut),
+		cmocka_unit_test(test_new_record_cannot_be_written),
 		cmocka_unit_test(test_strange_files_are_left_alone),
 	};
 
