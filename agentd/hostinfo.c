@@ -8,8 +8,9 @@
 #include <fcntl.h>
 #include <sys/statvfs.h>
 
-#define TEXT_MAX    (64 * 1024)
-#define NAME_MAX_IF 16 /* IFNAMSIZ */
+#define TEXT_MAX       (64 * 1024)
+#define NAME_MAX_IF    16 /* IFNAMSIZ */
+#define PROCESSORS_MAX 8192
 
 int hostinfo_open(struct hostinfo *ret_info, struct err *reterr)
 {
@@ -72,13 +73,53 @@ static uint32_t read_number(int dirfd, const char *path)
 								       : (uint32_t)value;
 }
 
+/* Is processor @n the first thread of its core? Negative when the kernel does not say. */
+static int leads_core(const struct hostinfo *info, unsigned long n)
+{
+	char path[80], text[512], *end;
+	unsigned long first;
+
+	(void)snprintf(path, sizeof(path),
+		       "devices/system/cpu/cpu%lu/topology/thread_siblings_list", n);
+	(void)read_text(info->sys_fd, path, text, sizeof(text));
+	first = strtoul(text, &end, 10); /* the lists are in ascending order */
+	return end == text ? -ENODATA : first == n;
+}
+
+/* Threads and cores of all sockets that are online: "0-15,32-47". */
+static void count_processors(const struct hostinfo *info, struct control_host *host)
+{
+	char text[4096], *p = text;
+	uint32_t threads = 0, cores = 0;
+	bool known = true;
+
+	(void)read_text(info->sys_fd, "devices/system/cpu/online", text, sizeof(text));
+	while (*p >= '0' && *p <= '9') {
+		unsigned long first = strtoul(p, &p, 10), last = first;
+
+		if (*p == '-')
+			last = strtoul(p + 1, &p, 10);
+		for (unsigned long n = first; n <= last && threads < PROCESSORS_MAX; n++) {
+			int leads = leads_core(info, n);
+
+			threads++;
+			cores += leads > 0;
+			known = known && leads >= 0;
+		}
+		p += *p == ',';
+	}
+	if (threads == 0 || *p != '\0')
+		return;
+	host->vcpu = threads;
+	if (known && cores > 0)
+		host->cpu_cores = cores;
+}
+
 static void describe_cpu(const struct hostinfo *info, struct control_host *host)
 {
 	char text[TEXT_MAX], *name, *end;
-	uint64_t cores;
 	uint32_t khz =
 		read_number(info->sys_fd, "devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq");
-	long online = sysconf(_SC_NPROCESSORS_ONLN);
 
 	/* Cut at its end is all right: the first processor is at the beginning. */
 	(void)read_text(info->proc_fd, "cpuinfo", text, sizeof(text));
@@ -90,13 +131,8 @@ static void describe_cpu(const struct hostinfo *info, struct control_host *host)
 		if (end)
 			*end = '\0';
 		proto_text_set(host->cpu_name, sizeof(host->cpu_name), name);
-		if (end)
-			*end = '\n';
 	}
-	if (number_after(text, "cpu cores", &cores) && cores < CONTROL_UNKNOWN)
-		host->cpu_cores = (uint32_t)cores;
-	if (online > 0)
-		host->vcpu = (uint32_t)online;
+	count_processors(info, host);
 	if (khz != CONTROL_UNKNOWN)
 		host->cpu_mhz = khz / 1000;
 }

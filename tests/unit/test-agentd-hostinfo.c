@@ -173,12 +173,15 @@ static void test_processor_and_memory(void **state)
 	(void)state;
 	put("proc/cpuinfo",
 	    "processor\t: 0\nmodel name\t: Made Up CPU @ 3.0GHz\ncpu cores\t: 12\n");
+	put("sys/devices/system/cpu/online", "0\n");
+	put("sys/devices/system/cpu/cpu0/topology/thread_siblings_list", "0\n");
 	put("proc/meminfo", "MemTotal:       65536000 kB\nMemFree: 1 kB\n");
 	put("sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq", "3900000\n");
 	put("sys/module/nvidia/version", "550.54.14\n");
 	host = describe();
 	assert_string_equal(host.cpu_name, "Made Up CPU @ 3.0GHz");
-	assert_int_equal(host.cpu_cores, 12);
+	assert_int_equal(host.cpu_cores, 1); /* the 12 are those of the part */
+	assert_int_equal(host.vcpu, 1);
 	assert_int_equal(host.cpu_mhz, 3900);
 	assert_int_equal(host.ram_mib, 64000);
 	assert_string_equal(host.max_cuda, "12.4");
@@ -186,12 +189,68 @@ static void test_processor_and_memory(void **state)
 	assert_string_equal(hostinfo_cuda_of_driver("x"), "");
 }
 
+/* Threads are numbered as Linux does on such machines: those of a core are far apart. */
+static void put_thread(unsigned int n, const char *siblings)
+{
+	char path[96];
+
+	(void)snprintf(path, sizeof(path),
+		       "sys/devices/system/cpu/cpu%u/topology/thread_siblings_list", n);
+	put(path, siblings);
+}
+
+static void test_two_sockets(void **state)
+{
+	char siblings[32];
+
+	(void)state;
+	/* Two sockets of 4 cores with two threads each. */
+	put("sys/devices/system/cpu/online", "0-15\n");
+	for (unsigned int n = 0; n < 16; n++) {
+		(void)snprintf(siblings, sizeof(siblings), "%u,%u\n", n % 8, n % 8 + 8);
+		put_thread(n, siblings);
+	}
+	assert_int_equal(describe().cpu_cores, 8);
+	assert_int_equal(describe().vcpu, 16);
+	/* A core that has lost a thread is still one; so is a range in place of a list. */
+	put_thread(3, "11\n");
+	put_thread(11, "11\n");
+	put("sys/devices/system/cpu/online", "0-2,4-15\n");
+	assert_int_equal(describe().cpu_cores, 8);
+	assert_int_equal(describe().vcpu, 15);
+	put("sys/devices/system/cpu/online", "0-1\n");
+	put_thread(0, "0-1\n");
+	put_thread(1, "0-1\n");
+	assert_int_equal(describe().cpu_cores, 1);
+	assert_int_equal(describe().vcpu, 2);
+}
+
+static void test_processors_that_cannot_be_counted(void **state)
+{
+	static const char *const lists[] = {"", "x", "0-1x", "-1", "0-1,,2"};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(lists); i++) {
+		put("sys/devices/system/cpu/online", lists[i]);
+		assert_int_equal(describe().vcpu, CONTROL_UNKNOWN);
+		assert_int_equal(describe().cpu_cores, CONTROL_UNKNOWN);
+	}
+	/* Threads can be counted without knowing their cores. */
+	put("sys/devices/system/cpu/online", "0,100\n");
+	assert_int_equal(describe().vcpu, 2);
+	assert_int_equal(describe().cpu_cores, CONTROL_UNKNOWN);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_nothing_is_guessed),   cmocka_unit_test(test_memory_speed),
-		cmocka_unit_test(test_interface_speed),      cmocka_unit_test(test_vram),
+		cmocka_unit_test(test_nothing_is_guessed),
+		cmocka_unit_test(test_memory_speed),
+		cmocka_unit_test(test_interface_speed),
+		cmocka_unit_test(test_vram),
 		cmocka_unit_test(test_processor_and_memory),
+		cmocka_unit_test(test_two_sockets),
+		cmocka_unit_test(test_processors_that_cannot_be_counted),
 	};
 
 	return cmocka_run_group_tests(tests, make_top, remove_top);
