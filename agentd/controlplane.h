@@ -16,13 +16,13 @@
 
 struct controlplane;
 
-/* The newest that a guest has told of its GPUs, in thousandths; kept by report.c. */
+/* The newest that a guest has told of itself, in thousandths; kept by report.c. */
 struct report_figures {
 	bool asked;               /* and not answered yet */
 	char id[PROTO_NAME_SIZE]; /* whose they are */
 	uint64_t newest;          /* number of that sample */
 	uint64_t told_ms;         /* monotonic; 0: never */
-	uint32_t gpu_util, gpu_temp, mem_util;
+	uint32_t gpu_util, gpu_temp, mem_util, cpu_util, ram_util;
 };
 
 struct controlplane_calls {
@@ -31,7 +31,7 @@ struct controlplane_calls {
 	bool (*describe)(void *ctx, struct control_host *host);
 	/* The status word of the instance that is reported, NULL when there is no instance. */
 	const char *(*status)(void *ctx);
-	/* Fills what only the reported instance's guest tells (its GPUs); never waits. */
+	/* Fills what the reported instance's guest tells of itself; never waits. */
 	void (*figures)(void *ctx, struct control_stats *stats);
 	/* The control plane has given us tunnels, or others than before. */
 	void (*tunnels)(void *ctx, const struct control_init *init);

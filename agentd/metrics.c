@@ -191,6 +191,18 @@ void metrics_sum_gpus(const struct metrics_list *list, uint32_t *ret_percent, ui
 	*ret_memory_percent = total ? (uint32_t)MIN_OF(used * FULL / total, FULL) : PROTO_NO_FIGURE;
 }
 
+void metrics_guest_use(const struct metrics_list *list, uint32_t *ret_cpu, uint32_t *ret_memory)
+{
+	const struct metrics_sample_ev *s = list->n > 0 ? &list->looks[list->n - 1].sample : NULL;
+
+	*ret_cpu = *ret_memory = PROTO_NO_FIGURE;
+	if (s && s->cpu_permille != PROTO_NO_FIGURE)
+		*ret_cpu = (uint32_t)MIN_OF((uint64_t)s->cpu_permille * 100, FULL);
+	if (s && s->memory_kib > 0 && s->available_kib <= s->memory_kib)
+		*ret_memory = (uint32_t)((double)(s->memory_kib - s->available_kib) /
+					 (double)s->memory_kib * (double)FULL);
+}
+
 /* ---- JSON ---- */
 
 static json_t *figure(uint32_t value)

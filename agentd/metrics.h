@@ -61,5 +61,11 @@ bool metrics_add_fakes(bool debug, struct metrics_list *list);
 void metrics_sum_gpus(const struct metrics_list *list, uint32_t *ret_percent, uint32_t *ret_celsius,
 		      uint32_t *ret_memory_percent);
 
+/*
+ * How busy the newest look's processors are and how much of its memory is used, in thousandths of a
+ * percent; PROTO_NO_FIGURE where nobody knows.
+ */
+void metrics_guest_use(const struct metrics_list *list, uint32_t *ret_cpu, uint32_t *ret_memory);
+
 /* @list as JSON, as GET /v1/instances/{id}/metrics gives it (see openapi.yaml). */
 json_t *metrics_json(const struct metrics_list *list);

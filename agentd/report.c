@@ -134,6 +134,7 @@ static void on_figures(void *arg, enum proto_status answer, const void *body, st
 	f->newest = list.newest;
 	f->told_ms = rpc_now_ms();
 	metrics_sum_gpus(&list, &f->gpu_util, &f->gpu_temp, &f->mem_util);
+	metrics_guest_use(&list, &f->cpu_util, &f->ram_util);
 }
 
 /* An instance without GPUs of its own has the host's before its eyes, or shares them. */
@@ -153,7 +154,7 @@ static bool has_gpu_figures(const struct control_stats *stats)
 	       stats->mem_util != CONTROL_UNKNOWN;
 }
 
-void report_gpus(void *ctx, struct control_stats *stats)
+void report_figures(void *ctx, struct control_stats *stats)
 {
 	struct agentd *a = ctx;
 	const struct instance *inst = reported(a);
@@ -171,6 +172,10 @@ void report_gpus(void *ctx, struct control_stats *stats)
 		stats->gpu_util = f->gpu_util;
 		stats->gpu_temp = f->gpu_temp;
 		stats->mem_util = f->mem_util;
+		if (f->cpu_util != PROTO_NO_FIGURE)
+			stats->cpu_util = f->cpu_util;
+		if (f->ram_util != PROTO_NO_FIGURE)
+			stats->ram_util = f->ram_util;
 	}
 	if (!has_gpu_figures(stats) && proto_gpus_count(inst->gpus) == 0)
 		report_host_gpus(a, stats);
@@ -196,7 +201,7 @@ int report_start(struct agentd *a, struct err *reterr)
 	const struct controlplane_calls calls = {.ctx = a,
 						 .describe = describe,
 						 .status = status,
-						 .figures = report_gpus,
+						 .figures = report_figures,
 						 .tunnels = tunnels};
 
 	return controlplane_start(a->cp, a->base, &calls, reterr);

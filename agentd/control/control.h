@@ -49,7 +49,7 @@ struct control_host {
 	uint32_t gpu_amount;
 	uint32_t vram_mib; /* of each GPU */
 	uint32_t ram_mib, disk_mib;
-	uint32_t cpu_cores, vcpu;
+	uint32_t cpu_cores, vcpu; /* of all sockets: cores, and threads */
 	uint32_t cpu_mhz, memory_mhz;
 	uint32_t ethernet_mbit; /* both ways */
 	uint32_t capacity;      /* instances that fit */
@@ -60,8 +60,12 @@ struct control_host {
 };
 
 struct control_stats {
-	uint64_t inet_in, inet_out; /* bytes since the host started */
-	uint32_t gpu_util, gpu_temp, cpu_util, ram_util, mem_util; /* thousandths of % or of °C */
+	uint64_t inet_in, inet_out; /* bytes since the host started; a guest could say anything */
+	/*
+	 * Thousandths of % or of °C, of the instance's guest. Processor and memory are the host's
+	 * until the guest tells of its own, and where it has none.
+	 */
+	uint32_t gpu_util, gpu_temp, cpu_util, ram_util, mem_util;
 	uint32_t reserved;
 	char status[16];
 };

@@ -49,6 +49,7 @@ struct world {
 	const char *console;         /* what CONSOLE_READ gives; NULL: nothing */
 	uint64_t console_generation; /* whose it is */
 	uint64_t sample;             /* number of METRICS_READ's only one; 0: none */
+	uint32_t cpu_permille;       /* in it */
 	enum proto_health health;    /* what GUEST_WATCH says */
 	uint64_t leased[PROTO_MAX_GPUS];
 	uint32_t quarantined;       /* what GPU_RELEASE will say */
@@ -206,7 +207,11 @@ static int answer_metrics(struct metrics_read_rep *rep, struct fdlist *fds)
 		.header = {.op = OP_METRICS_SAMPLE,
 			   .kind = PROTO_EVENT,
 			   .len = sizeof(records.sample)},
-		.sample = {.number = w.sample, .cpu_permille = 1, .gpus = 1},
+		.sample = {.number = w.sample,
+			   .cpu_permille = w.cpu_permille,
+			   .memory_kib = 1000,
+			   .available_kib = 250,
+			   .gpus = 1},
 		.gpu_header = {.op = OP_METRICS_GPU,
 			       .kind = PROTO_EVENT,
 			       .len = sizeof(records.gpu)},
@@ -1123,53 +1128,62 @@ static void test_health(void **state)
 }
 
 /* The control plane gets what came last, at once, and nothing that is not known. */
-static void test_gpu_figures_for_the_control_plane(void **state)
+static void test_figures_for_the_control_plane(void **state)
 {
+	/* Processor and memory as the host has them. */
 	const struct control_stats unknown = {.gpu_util = CONTROL_UNKNOWN,
 					      .gpu_temp = CONTROL_UNKNOWN,
-					      .mem_util = CONTROL_UNKNOWN};
+					      .mem_util = CONTROL_UNKNOWN,
+					      .cpu_util = 11000,
+					      .ram_util = 12000};
 	struct control_stats stats = unknown;
 
 	(void)state;
-	report_gpus(&w.a, &stats);
+	report_figures(&w.a, &stats);
 	assert_int_equal(*asked(OP_METRICS_READ), 0); /* there is no instance */
 	bring_up();
-	report_gpus(&w.a, &stats);
+	report_figures(&w.a, &stats);
 	settle(50);
-	report_gpus(&w.a, &stats);
+	report_figures(&w.a, &stats);
 	assert_memory_equal(&stats, &unknown, sizeof(stats)); /* and no sample */
 	settle(50);
 	w.sample = 7;
-	report_gpus(&w.a, &stats);
-	report_gpus(&w.a, &stats); /* one question at a time */
+	w.cpu_permille = 423;
+	report_figures(&w.a, &stats);
+	report_figures(&w.a, &stats); /* one question at a time */
 	assert_memory_equal(&stats, &unknown, sizeof(stats));
 	settle(50);
 	assert_int_equal(*asked(OP_METRICS_READ), 3);
-	report_gpus(&w.a, &stats);
+	report_figures(&w.a, &stats);
 	assert_int_equal(stats.gpu_util, 97000);
 	assert_int_equal(stats.gpu_temp, 61000);
 	assert_int_equal(stats.mem_util, 25000);
+	assert_int_equal(stats.cpu_util, 42300);
+	assert_int_equal(stats.ram_util, 75000);
 	/* vmmon goes away, and agentd does not wait for it. */
 	unserve(&w.vmmon, &w.vmmon_fd, &w.listen_vmmon);
 	settle(50);
 	stats = unknown;
-	report_gpus(&w.a, &stats);
+	report_figures(&w.a, &stats);
 	assert_int_equal(stats.gpu_util, 97000);
 	vmmon_up();
 	settle(100);
 	/* A sample that has stayed is old some time. */
 	w.a.figures.told_ms -= 5000;
 	stats = unknown;
-	report_gpus(&w.a, &stats);
+	report_figures(&w.a, &stats);
 	settle(50);
-	report_gpus(&w.a, &stats);
+	report_figures(&w.a, &stats);
 	assert_memory_equal(&stats, &unknown, sizeof(stats));
 	w.sample = 8;
+	w.cpu_permille = PROTO_NO_FIGURE; /* its first look has nothing to compare with */
 	settle(50);
-	report_gpus(&w.a, &stats);
+	report_figures(&w.a, &stats);
 	settle(50);
-	report_gpus(&w.a, &stats);
+	report_figures(&w.a, &stats);
 	assert_int_equal(stats.gpu_util, 97000);
+	assert_int_equal(stats.cpu_util, 11000);
+	assert_int_equal(stats.ram_util, 75000);
 }
 
 /* Somebody has removed the disk: said, and never replaced by an empty one. */
@@ -1498,7 +1512,7 @@ static void test_host_gpus_for_the_control_plane(void **state)
 	probe_tells(probe, PROBE_OK, 97);
 	probe = safe_close(probe);
 	settle(20);
-	report_gpus(&w.a, &stats);
+	report_figures(&w.a, &stats);
 	assert_int_equal(stats.gpu_util, 97000);
 	assert_int_equal(stats.gpu_temp, 61000);
 	assert_int_equal(stats.mem_util, 25000);
@@ -1507,7 +1521,7 @@ static void test_host_gpus_for_the_control_plane(void **state)
 	only()->gpus[0] = 0x8100;
 	w.a.figures = (struct report_figures){0};
 	stats = unknown;
-	report_gpus(&w.a, &stats);
+	report_figures(&w.a, &stats);
 	assert_memory_equal(&stats, &unknown, sizeof(stats));
 	only()->gpus[0] = 0;
 }
@@ -1554,7 +1568,7 @@ int main(void)
 		CASE(test_failed_boot_has_last_words),
 		CASE(test_last_words),
 		CASE(test_health),
-		CASE(test_gpu_figures_for_the_control_plane),
+		CASE(test_figures_for_the_control_plane),
 		CASE(test_disk_is_lost),
 		CASE(test_gpu_life),
 		CASE(test_gpu_refusal_is_final_and_says_why),

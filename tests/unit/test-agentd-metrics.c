@@ -193,6 +193,34 @@ static void sums_gpus(void **state)
 	assert_int_equal(memory, PROTO_NO_FIGURE);
 }
 
+static void tells_use_of_the_guest(void **state)
+{
+	_cleanup_(metrics_done) struct metrics_list none = {0};
+	struct metrics_look look = {
+		.sample = {.cpu_permille = 423, .memory_kib = 1000, .available_kib = 250}};
+	const struct metrics_list one = {.looks = &look, .n = 1};
+	uint32_t cpu, memory;
+
+	(void)state;
+	metrics_guest_use(&none, &cpu, &memory);
+	assert_int_equal(cpu, PROTO_NO_FIGURE);
+	assert_int_equal(memory, PROTO_NO_FIGURE);
+	metrics_guest_use(&one, &cpu, &memory);
+	assert_int_equal(cpu, 42300);
+	assert_int_equal(memory, 75000);
+	/* What a guest may say, too. */
+	look.sample = (struct metrics_sample_ev){.cpu_permille = UINT32_MAX - 1,
+						 .memory_kib = PROTO_FIGURE_MAX};
+	metrics_guest_use(&one, &cpu, &memory);
+	assert_int_equal(cpu, 100000);
+	assert_int_equal(memory, 100000);
+	look.sample = (struct metrics_sample_ev){
+		.cpu_permille = PROTO_NO_FIGURE, .memory_kib = 1, .available_kib = 2};
+	metrics_guest_use(&one, &cpu, &memory);
+	assert_int_equal(cpu, PROTO_NO_FIGURE);
+	assert_int_equal(memory, PROTO_NO_FIGURE);
+}
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -202,6 +230,7 @@ int main(void)
 		CASE(may_be_empty),
 		CASE(refuses_lies),
 		CASE(sums_gpus),
+		cmocka_unit_test(tells_use_of_the_guest),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
