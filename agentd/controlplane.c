@@ -7,6 +7,7 @@
 
 #include "agentd/control/keeper.h"
 #include "agentd/identity.h"
+#include "agentd/offer.h"
 #include "common/fd.h"
 #include "common/ipc.h"
 #include "common/log.h"
@@ -234,6 +235,10 @@ static void on_init(struct controlplane *cp, const struct control_init *init)
 	}
 	if (init->secret[0] != '\0')
 		memcpy(cp->setup.secret, init->secret, sizeof(cp->setup.secret));
+	r = offer_save(cp->data_fd, cp->setup.url, init);
+	if (r < 0)
+		log_event(LOG_ERR, "what the control plane says of tunnels cannot be kept",
+			  LOG_ERRNO(r));
 	cp->calls.tunnels(cp->calls.ctx, init);
 }
 
@@ -276,6 +281,21 @@ static void on_readable(evutil_socket_t fd, short what, void *arg)
 	explicit_bzero(&body, sizeof(body));
 }
 
+/* What it has said before holds until it says something else. */
+static void recall_tunnels(struct controlplane *cp)
+{
+	struct control_init init;
+	int r = offer_load(cp->data_fd, cp->setup.url, &init);
+
+	if (r == 0)
+		cp->calls.tunnels(cp->calls.ctx, &init);
+	else if (r != -ENOENT)
+		log_event(LOG_WARNING, "what the control plane has said of tunnels cannot be read",
+			  LOG_ERRNO(r));
+	if (r == 0)
+		explicit_bzero(&init, sizeof(init));
+}
+
 int controlplane_start(struct controlplane *cp, struct event_base *base,
 		       const struct controlplane_calls *calls, struct err *reterr)
 {
@@ -287,6 +307,7 @@ int controlplane_start(struct controlplane *cp, struct event_base *base,
 	cp->host = evtimer_new(base, on_host_timer, cp);
 	if (!cp->readable || !cp->sample || !cp->host || event_add(cp->readable, NULL) < 0)
 		return err_set(reterr, -ENOMEM, "out of memory");
+	recall_tunnels(cp);
 	return 0;
 }
 

@@ -118,9 +118,15 @@ def make_handler(plane):
     return Handler
 
 
+class Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, request, client_address):
+        if not isinstance(sys.exc_info()[1], OSError):  # the other side may go at any moment
+            super().handle_error(request, client_address)
+
+
 def start(plane, port=0, cert=None, key=None):
     """Serves @plane on loopback in a thread; returns the server, whose port is server_port."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", port), make_handler(plane))
+    server = Server(("127.0.0.1", port), make_handler(plane))
     server.daemon_threads = True
     if cert:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

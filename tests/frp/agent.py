@@ -4,11 +4,17 @@ import contextlib
 import http.client
 import json
 import os
+import pathlib
+import pwd
 import re
 import signal
 import socket
 import subprocess
+import sys
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "control"))
+import plane as simulated  # noqa: E402
+from fakefrpc import read_config  # noqa: E402
 from rig import TOKEN, fetch, free_port, get, ordinary_user, until
 
 SECRET_HEADER = "X-Agent-Secret"
@@ -306,6 +312,94 @@ def policy_says_no(w):
         assert a.get(vm)["tunnels"]["22"]["state"] == "waiting"
 
 
+@contextlib.contextmanager
+def told_by_control_plane(w, frp):
+    """agentd whose tunnels' server is the control plane's to name; yields both."""
+    control = simulated.Plane()
+    control.host_exists = True
+    control.extra = frp
+    server = simulated.start(control)
+    key = w.folder / "api-key"
+    key.write_text(control.key + "\n")
+    key.chmod(0o600)
+    pw = pwd.getpwnam(ordinary_user())
+    os.chown(key, pw.pw_uid, pw.pw_gid)
+    settings = {"control_plane": f"http://127.0.0.1:{server.server_port}/v0", "api_key_file": key,
+                "frp_server": None, "frp_port": None, "frp_token_file": None, "frp_domain": None}
+    try:
+        with pair(w, settings.items()) as a:
+            until("connected", lambda: a.state()["state"] == "connected")
+            yield a, control
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def offer(w, **values):
+    return {"tunnel_token": "tok", "frp": {"server_addr": "127.0.0.1", "server_port": w.port, "token": TOKEN,
+                                           "subdomain": "example.org", **values}}
+
+
+def offered(w):
+    """The control plane names the server. It may go away: what it said stays, over restarts of both daemons."""
+    with told_by_control_plane(w, offer(w)) as (a, control):
+        vm = a.create(ports={"8080": "auto"})["instance_id"]
+        port = a.await_tunnel(vm, 8080)["port"]
+        web = w.service("web", port=a.host_port(vm, 8080))
+        name = f"tok-{port}"
+        assert w.by_name(name)[1] == {"name": "web", "port": web.port}
+        frpc, rendered = w.sup.frpc_pid(), w.sup.rendered()
+        control.script = [lambda h, c: h.reply(503, b"") or True for _ in range(1000)]
+        for number in (signal.SIGKILL, signal.SIGTERM):
+            a.end(number)
+            a.start()
+            until("it is told as a whole", lambda: a.state()["running"] == 3)
+            assert a.get(vm)["tunnels"]["8080"]["port"] == port
+            assert w.sup.frpc_pid() == frpc and w.sup.rendered() == rendered and w.by_name(name)[0] == 200
+        w.sup.end(signal.SIGKILL)
+        w.sup.start()
+        assert a.await_tunnel(vm, 8080)["port"] == port and w.sup.frpc_pid() == frpc
+        # Another word is obeyed, and so is none.
+        control.script, control.extra = [], {**offer(w), "tunnel_token": "tik"}
+        a.end()
+        a.start()
+        until("the new name", lambda: w.by_name(f"tik-{port}")[0] == 200, 40)
+        control.extra = {}
+        a.end()
+        a.start()
+        until("switched off", lambda: a.state()["state"] == "off" and w.sup.frpc_pid() == 0, 40)
+        for text in (a.log_path.read_text(), w.sup.log()):
+            assert TOKEN not in text
+        for path in a.data.rglob("*"):
+            assert path.stat().st_mode & 0o077 == 0, path
+
+
+HOSTILE_OFFERS = [{key: value} for key in ("token", "subdomain", "server_addr") for value in (
+    "{{ .Envs.HOSTILE }}", 'x"\n[[proxies]]\nname = "y"', 'x"\n[proxies.plugin]\ntype = "static_file"\nlocalPath = "/"',
+    "a'b", "a\\b", "a`b", {"type": "exec", "exec": {"command": "/bin/sh"}}, ["x"], 7)] + [
+    {"tokenSource": {"type": "exec", "exec": {"command": "/bin/sh"}}, "token": 'x"'}, {"server_port": "7000"},
+    {"server_port": -1}, {"server_port": 65536}]
+
+
+def hostile_offers(w):
+    """Whatever the control plane says in place of a server, token or name: nothing of it gets to frpc."""
+    with told_by_control_plane(w, offer(w)) as (a, control):
+        vm = a.create(ports={"8080": "auto"})["instance_id"]
+        a.await_tunnel(vm, 8080)
+        rendered, frpc = w.sup.rendered(), w.sup.frpc_pid()
+        bad = [offer(w, **values) for values in HOSTILE_OFFERS]
+        bad += [{**offer(w), "tunnel_token": t} for t in ("{{ .Envs.HOSTILE }}", 'x"', "a\nb", {"type": "exec"})]
+        for extra in bad:
+            control.extra = extra
+            a.end()
+            a.start()
+            until("it is refused", lambda: a.data_of("GET", "/v1/host")["control_plane_state"] == "down")
+            assert w.sup.rendered() == rendered and w.sup.frpc_pid() == frpc, extra
+        read_config(rendered)
+        log = a.log_path.read_text() + w.sup.log()
+        assert "Envs" not in log and "proxies]" not in log and "/bin/sh" not in log
+
+
 CASES = [
     ("agentd: from POST to the bytes", whole),
     ("agentd: what is shown and counted", shown),
@@ -314,4 +408,6 @@ CASES = [
     ("agentd: a port at the server is taken", moved),
     ("agentd: no server, no answer", without),
     ("agentd: what the policy forbids", policy_says_no),
+    ("agentd: the control plane names the server", offered),
+    ("agentd: what a control plane may not say", hostile_offers),
 ]
