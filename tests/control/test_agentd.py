@@ -7,6 +7,7 @@ Usage: test_agentd.py AGENTD NVML-PROBE FAKE-LIBRARY OTHER-LIBRARY
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -50,9 +51,9 @@ class Agent:
         if os.geteuid() == 0:
             subprocess.run(["chown", "-R", "nobody", folder], check=True)
 
-    def start(self):
+    def start(self, **given):
         self.log = open(f"{self.folder}/log", "ab")
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("QUDATA_")}
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("QUDATA_")} | given
         self.process = subprocess.Popen(
             [PROGRAM, "--config", f"{self.folder}/agentd.conf"], stderr=self.log, stdin=subprocess.DEVNULL,
             env=environment, cwd="/", user="nobody" if os.geteuid() == 0 else None)
@@ -234,6 +235,18 @@ def run(control, agent, data):
     assert again["body"]["agent_id"] == init["agent_id"]
     assert again["headers"].get("x-agent-secret") == control.secret and "x-api-key" not in again["headers"]
     step("is the same agent after kill -9, and nothing of it stayed behind")
+
+    os.mkdir(f"{agent.folder}/credentials")
+    os.rename(f"{agent.folder}/key", f"{agent.folder}/credentials/api-key")
+    shutil.chown(f"{agent.folder}/credentials", os.stat(f"{agent.folder}/credentials/api-key").st_uid)
+    control.accept_secret = False
+    for given in ({"CREDENTIALS_DIRECTORY": f"{agent.folder}/credentials"}, {"QUDATA_API_KEY": API_KEY}):
+        agent.stop()
+        seen = len(control.calls)
+        agent.start(**given)
+        control.wait(lambda c: c["path"].endswith("/init") and c["headers"].get("x-api-key") == API_KEY, 30, seen)
+    control.accept_secret = True
+    step("takes the API key from a credential of the service manager, and from the environment")
 
     for pid in (agent.process.pid, *agent.children()):
         with open(f"/proc/{pid}/cmdline", "rb") as f:
