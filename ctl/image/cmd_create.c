@@ -9,6 +9,7 @@
 #include <sys/prctl.h>
 #include <sys/wait.h>
 
+#include "common/fd.h"
 #include "common/log.h"
 #include "ctl/image/image.h"
 #include "ctl/parse.h"
@@ -19,11 +20,12 @@
 #define SIZE_PLAIN_MIB  1024
 #define SIZE_ENGINE_MIB 1536
 #define SIZE_NVIDIA_MIB 8192
+#define HOST_DRIVER     "/sys/module/nvidia/version"
 
 struct create {
 	const char *argv[ARGS_MAX + 1];
 	size_t n;
-	char size[16], output[PATH_MAX + 64], include[512];
+	char size[16], output[PATH_MAX + 64], include[512], nvidia[64];
 };
 
 static void add(struct create *cr, const char *option, const char *value)
@@ -44,10 +46,29 @@ static bool is_plain(const char *s, const char *extra)
 #define LOWER "abcdefghijklmnopqrstuvwxyz0123456789"
 #define UPPER "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
+/* The version of NVIDIA's driver that is asked for, into cr->nvidia: "" for none. */
+static enum ctl_exit driver_usage(struct ctl *c, struct create *cr)
+{
+	const char *text = ctl_value(c, OPT_NVIDIA);
+
+	if (text && STR_EQ(text, "host")) {
+		if (fd_read_file(AT_FDCWD, HOST_DRIVER, cr->nvidia, sizeof(cr->nvidia)) <= 0)
+			return ctl_fail(c, CTL_FAILED,
+					"this host has no NVIDIA driver loaded whose version could "
+					"be taken: name one as 535, or any");
+		cr->nvidia[strcspn(cr->nvidia, "\n")] = '\0';
+	} else if (text) {
+		(void)snprintf(cr->nvidia, sizeof(cr->nvidia), "%s", text);
+	}
+	return !text || is_plain(cr->nvidia, LOWER UPPER "+-.:~")
+		       ? CTL_OK
+		       : ctl_fail(c, CTL_USAGE, "--nvidia takes a version as 535, or any, or host");
+}
+
 static enum ctl_exit create_usage(struct ctl *c, struct create *cr)
 {
 	const char *suite = ctl_value(c, OPT_SUITE), *include = ctl_value(c, OPT_INCLUDE);
-	const char *nvidia = ctl_value(c, OPT_NVIDIA), *size = ctl_value(c, OPT_SIZE);
+	const char *size = ctl_value(c, OPT_SIZE);
 	uint32_t gib = 0, mib = SIZE_PLAIN_MIB;
 
 	if (!parse_is_name(ctl_arg(c, 0)))
@@ -58,14 +79,12 @@ static enum ctl_exit create_usage(struct ctl *c, struct create *cr)
 		return ctl_fail(c, CTL_USAGE, "--suite takes a name as bookworm");
 	if (include && !is_plain(include, LOWER "+-.,"))
 		return ctl_fail(c, CTL_USAGE, "--include takes names of packages, with commas");
-	if (nvidia && !is_plain(nvidia, LOWER UPPER "+-.:~"))
-		return ctl_fail(c, CTL_USAGE, "--nvidia takes a version as 535, or any");
 	if (size && parse_u32(size, 1, PROTO_MAX_DISK_MIB / 1024, &gib) < 0)
 		return ctl_fail(c, CTL_USAGE, "--size takes whole GiB, 1 to %u",
 				PROTO_MAX_DISK_MIB / 1024);
 	if (ctl_has(c, OPT_ENGINE))
 		mib = SIZE_ENGINE_MIB;
-	if (nvidia)
+	if (cr->nvidia[0] != '\0')
 		mib = SIZE_NVIDIA_MIB;
 	(void)snprintf(cr->size, sizeof(cr->size), "%u", size ? gib * 1024 : mib);
 	(void)snprintf(cr->include, sizeof(cr->include), "%s%s%s",
@@ -78,8 +97,8 @@ static enum ctl_exit create_usage(struct ctl *c, struct create *cr)
 		add(cr, "--suite", suite);
 	if (cr->include[0] != '\0')
 		add(cr, "--include", cr->include);
-	if (nvidia)
-		add(cr, "--nvidia", nvidia);
+	if (cr->nvidia[0] != '\0')
+		add(cr, "--nvidia", cr->nvidia);
 	return CTL_OK;
 }
 
@@ -158,9 +177,11 @@ enum ctl_exit cmd_image_create(struct ctl *c)
 	const char *name = ctl_arg(c, 0);
 	struct create cr = {0};
 	struct err err = {0};
-	enum ctl_exit code = create_usage(c, &cr);
+	enum ctl_exit code = driver_usage(c, &cr);
 	int r;
 
+	if (code == CTL_OK)
+		code = create_usage(c, &cr);
 	if (code == CTL_OK && geteuid() != 0)
 		code = ctl_fail(c, CTL_DENIED,
 				"run this as root: the files of a guest belong to its root");

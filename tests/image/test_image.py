@@ -543,6 +543,21 @@ def create_that_fails(rig):
     assert "mkimage failed" in rig.run("create", "x", "--mkimage", MKIMAGE, "--suite", "no-such-suite", code=FAILED)
     for args in (["--suite", "a b"], ["--include", "a b"], ["--nvidia", "$(x)"], ["--size", "x"]):
         rig.run("create", "x", "--mkimage", MKIMAGE, *args, code=USAGE)
+    # Which driver, and on how large a disk, when nothing is said of that; "host" is the one that is loaded.
+    program.write_text(f"#!/bin/sh\necho $* >{rig.place}/asked\nexit 1\n")
+    os.chmod(program, 0o755)
+    for args, words in (([], "--size-mib 1024"), (["--engine"], "--size-mib 1536 --include docker.io"),
+                        (["--size", "3"], "--size-mib 3072"), (["--nvidia", "any"], "--size-mib 8192 --nvidia any"),
+                        (["--nvidia", "535.183"], "--size-mib 8192 --nvidia 535.183"),
+                        (["--nvidia", "host"], "--size-mib 8192 --nvidia 570.86.15")):
+        argv = ["unshare", "--mount", "sh", "-c",
+                "mount -t tmpfs x /sys/module && mkdir /sys/module/nvidia && echo 570.86.15 >/sys/module/nvidia/version && exec \"$@\"",
+                "sh", *rig.argv("create", "x", "--mkimage", program, *args)]
+        subprocess.run(argv, env=rig.env, capture_output=True, check=False)
+        asked = (rig.place / "asked").read_text()
+        assert f"{words} " in asked.replace("\n", " ") + " ", (args, asked)
+    if not os.path.exists("/sys/module/nvidia/version"):
+        assert "no NVIDIA driver" in rig.run("create", "x", "--mkimage", program, "--nvidia", "host", code=FAILED)
     # It is told of a proxy, and of nothing else.
     program.write_text(f"#!/bin/sh\nexport -p >{rig.place}/exported\nexit 1\n")
     os.chmod(program, 0o755)
