@@ -11,7 +11,9 @@
 #include "agentd/store.h"
 #include "agentd/view.h"
 #include "common/log.h"
+#include "common/registry.h"
 
+#include <fcntl.h>
 #include <time.h>
 
 #define WAIT_DEFAULT_S 30
@@ -116,14 +118,63 @@ static unsigned choose_ports(struct agentd *a, const struct create_request *crea
 	return r == 0 ? 0 : r == -ERANGE ? 422 : 409;
 }
 
-/*
- * Without VMs. Engines give GPUs by number and to whoever asks: one instance at a time has some, so
- * that none are shared.
- */
-static unsigned check_on_host(const struct agentd *a, const struct create_request *create,
-			      struct err *why)
+/* This host's GPUs for containers, with those marked that instances have. */
+static void list_host_gpus(const struct agentd *a, struct gpus_named *ret_gpus)
 {
-	struct instance *inst;
+	_cleanup_close_ int proc_fd = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	const struct instance *inst;
+
+	*ret_gpus = (struct gpus_named){0};
+	if (a->config.container_gpus[0] != '\0')
+		(void)gpus_named_parse(a->config.container_gpus, ret_gpus, NULL); /* was checked */
+	else if (proc_fd >= 0)
+		gpus_named_find(proc_fd, ret_gpus);
+	TAILQ_FOREACH(inst, &a->instances, link)
+	for (size_t i = 0; i < instance_n_host_gpus(inst); i++)
+		for (size_t k = 0; k < ret_gpus->n; k++)
+			if (STR_EQ(ret_gpus->gpus[k].name, inst->host_gpus[i]))
+				ret_gpus->gpus[k].taken = true;
+}
+
+/* Engines give GPUs to whoever names them: that each goes to one instance is seen to here. */
+static unsigned choose_host_gpus(const struct agentd *a, const struct create_request *create,
+				 struct instance *inst, struct err *why)
+{
+	struct gpus_named gpus;
+	struct err text = {0};
+	int r;
+
+	if (create->gpus == 0)
+		return 0;
+	list_host_gpus(a, &gpus);
+	/* With `debug = yes` a host without GPUs goes through everything but the GPUs. */
+	if (gpus.n == 0 && a->config.debug)
+		return 0;
+	r = gpus_named_take(&gpus, create->gpus, create->gpu_addresses, inst->host_gpus, &text);
+	if (r == 0)
+		return 0;
+	(void)err_set(why, 0, "%s: %.200s", create->gpu_field, text.text);
+	return r == -ENODEV ? 422 : 409;
+}
+
+/* May the image come from where it says? vmmon looks again; while it is away, it alone does. */
+static unsigned check_registry(const struct agentd *a, const struct instance *inst, struct err *why)
+{
+	const char *image = json_string_value(json_object_get(inst->tenant, "image"));
+	const char *list = peers_registries(a->peers);
+	struct err text = {0};
+
+	if (!list || registry_allowed(list, image, &text) == 0)
+		return 0;
+	(void)err_set(why, 0, "image: %.220s", text.text);
+	return 422;
+}
+
+/* Without VMs. */
+static unsigned check_on_host(const struct agentd *a, const struct create_request *create,
+			      struct instance *inst, struct err *why)
+{
+	unsigned status;
 
 	if (!create->has_image) {
 		(void)err_set(why, 0,
@@ -131,19 +182,8 @@ static unsigned check_on_host(const struct agentd *a, const struct create_reques
 			      "in agentd.conf), so an image is needed");
 		return 422;
 	}
-	if (create->gpu_addresses[0] != 0) {
-		(void)err_set(why, 0,
-			      "%s: containers without VMs get GPUs by number, not by address",
-			      create->gpu_field);
-		return 422;
-	}
-	TAILQ_FOREACH(inst, &a->instances, link)
-	if (create->gpus > 0 && inst->host_gpus > 0) {
-		(void)err_set(why, 0, "%s: instance %s has GPUs; one container at a time may",
-			      create->gpu_field, inst->id);
-		return 409;
-	}
-	return 0;
+	status = check_registry(a, inst, why);
+	return status == 0 ? choose_host_gpus(a, create, inst, why) : status;
 }
 
 /* Fills a new instance from the request. Returns 0, or the HTTP status of the refusal. */
@@ -163,8 +203,7 @@ static unsigned fill(struct agentd *a, const struct create_request *create, stru
 	(void)snprintf(inst->name, sizeof(inst->name), "%s", create->name);
 	(void)snprintf(inst->image, sizeof(inst->image), "%s", a->config.base_image);
 	inst->on_host = a->config.backend == BACKEND_CONTAINER;
-	inst->host_gpus = inst->on_host ? create->gpus : 0;
-	status = inst->on_host ? check_on_host(a, create, why) : 0;
+	status = inst->on_host ? check_on_host(a, create, inst, why) : 0;
 	if (status == 0)
 		status = check_ceilings(a, inst, why);
 	if (status == 0)
@@ -247,7 +286,7 @@ static void create_now(struct agentd *a, struct http_request *req,
 	report_changed(a);
 	log_event(LOG_NOTICE, "instance created", LOG_STR("INSTANCE", inst->id),
 		  LOG_NUM("CPUS", inst->cpus), LOG_NUM("MEMORY_MIB", inst->memory_mib),
-		  LOG_NUM("GPUS", proto_gpus_count(inst->gpus)));
+		  LOG_NUM("GPUS", proto_gpus_count(inst->gpus) + instance_n_host_gpus(inst)));
 	agentd_changed(a, inst);
 	answer_created(req, inst, bare);
 }

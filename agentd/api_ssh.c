@@ -27,10 +27,10 @@ static bool may_change(struct http_request *req, const struct instance *inst)
 		reply_error(req, 409, "%s", inst->run.error);
 	else if (inst->run.goal == GOAL_DELETE)
 		reply_error(req, 409, "the instance is being destroyed");
-	else if (inst->on_host)
+	else if (inst->on_host && inst->container_ssh == 0)
 		reply_error(req, 409,
-			    "ssh_pubkey: the instance is a container on the host, without a VM to "
-			    "log in to; put keys and an sshd into its image");
+			    "ssh_pubkey: the instance is a container on the host that was made "
+			    "without ssh_enabled, and has no VM to log in to");
 	else
 		return true;
 	return false;

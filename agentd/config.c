@@ -5,6 +5,8 @@
  */
 #include "agentd/config.h"
 
+#include "agentd/gpus_named.h"
+
 #include "agentd/control/control.h"
 #include "agentd/identity.h"
 #include "common/log.h"
@@ -46,6 +48,7 @@ static const struct conf_key keys[] = {
 	{KEY("frp_naming", CONF_ENUM, frp_naming), .words = naming_words},
 	{KEY("frp_tls", CONF_ENUM, frp_tls), .words = tls_words},
 	{KEY("backend", CONF_ENUM, backend), .words = backend_words},
+	{KEY("container_gpus", CONF_LIST, container_gpus)},
 	{KEY("base_image", CONF_NAME, base_image)},
 	{KEY("pci_ids", CONF_PATH, pci_ids)},
 	{NUMBER("port", port, 0, UINT16_MAX)},
@@ -119,6 +122,9 @@ void config_defaults(struct agentd_config *ret_config)
 
 static int check(const struct agentd_config *config, struct err *reterr)
 {
+	struct gpus_named gpus;
+	struct err why = {0};
+
 	if (!STR_EQ(config->control_plane, "none") &&
 	    strncmp(config->control_plane, "http", strlen("http")) != 0)
 		return err_set(reterr, -EINVAL,
@@ -127,6 +133,8 @@ static int check(const struct agentd_config *config, struct err *reterr)
 	if (config->port != 0 && config->port < 1024)
 		return err_set(reterr, -EINVAL,
 			       "port must be 0 (any of 15001 to 15300) or from 1024 to 65535");
+	if (gpus_named_parse(config->container_gpus, &gpus, &why) < 0)
+		return err_set(reterr, -EINVAL, "container_gpus: %.200s", why.text);
 	return 0;
 }
 

@@ -50,10 +50,11 @@ struct agentd_config {
 	char frp_token_file[256];  /* "": none */
 	char frp_domain[128];
 	uint32_t frp_port;
-	int frp_naming; /* enum proto_naming */
-	int frp_tls;    /* enum proto_tls */
-	int backend;    /* enum backend */
-	int nvml;       /* enum nvml_choice */
+	int frp_naming;            /* enum proto_naming */
+	int frp_tls;               /* enum proto_tls */
+	int backend;               /* enum backend */
+	char container_gpus[1024]; /* as gpus_named_parse() has them; "": those of the driver */
+	int nvml;                  /* enum nvml_choice */
 	char base_image[PROTO_NAME_SIZE];
 	char pci_ids[256]; /* names of GPUs; need not exist */
 	uint32_t port;     /* 0: the first free one of 15001-15300 */

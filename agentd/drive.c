@@ -475,6 +475,12 @@ static const char *refusal_text(const struct instance *inst, enum step step,
 			       inst->gpus[0]
 				       ? ", or for the GPUs' BARs in the guest's address space"
 				       : "");
+	else if (step == STEP_HOST_RUN && status == PROTO_DENIED)
+		(void)snprintf(buf, size,
+			       "this host does not allow its image's registry "
+			       "(engine_registries in vmmon.conf)");
+	else if (step == STEP_HOST_RUN && status == PROTO_CONFLICT)
+		(void)snprintf(buf, size, "another instance has one of its GPUs");
 	else if (status == PROTO_DENIED)
 		(void)snprintf(buf, size, "%s; vfio-helper's audit log says which rule",
 			       proto_status_text(status));
@@ -1005,6 +1011,8 @@ void drive_peer_changed(void *ctx, enum peer_id id, bool up)
 			inst->seen.container.state = PROTO_CONTAINER_NONE;
 			inst->seen.container.words[0] = '\0';
 			inst->seen.powerdown_ms = 0;
+			if (inst->on_host) /* the list was its */
+				inst->seen.keys_applied = 0;
 		}
 		if (up)
 			inst->retry_ms = 0;

@@ -59,7 +59,7 @@ uint16_t instance_host_port(const struct instance *inst, uint16_t guest)
 
 uint16_t instance_shown_port(const struct instance *inst, size_t i)
 {
-	bool in_vm = inst->seen.container.login == PROTO_LOGIN_VM;
+	bool in_vm = !inst->on_host && inst->seen.container.login == PROTO_LOGIN_VM;
 	uint16_t guest = inst->ports[i].guest;
 
 	if (inst->container_ssh == 0)
@@ -67,6 +67,15 @@ uint16_t instance_shown_port(const struct instance *inst, size_t i)
 	if (guest == inst->container_ssh)
 		return in_vm ? 0 : SSH_PORT;
 	return guest == SSH_PORT && !in_vm ? 0 : guest;
+}
+
+size_t instance_n_host_gpus(const struct instance *inst)
+{
+	size_t n = 0;
+
+	while (n < PROTO_MAX_GPUS && inst->host_gpus[n][0] != '\0')
+		n++;
+	return n;
 }
 
 bool instance_alive(const struct instance *inst)
@@ -103,12 +112,14 @@ enum proto_container_state instance_container_state(const struct instance *inst)
  */
 static void put_host(json_t *wish, const struct instance *inst)
 {
-	json_t *publish = json_array();
+	json_t *publish = json_array(), *gpus = json_array();
 
 	for (size_t i = 0; i < proto_ports_count(inst->ports); i++) {
 		uint16_t port = instance_shown_port(inst, i);
 
-		if (port != 0)
+		if (inst->container_ssh != 0 && port == SSH_PORT)
+			(void)json_object_set_new(wish, "ssh", json_integer(inst->ports[i].host));
+		else if (port != 0)
 			(void)json_array_append_new(
 				publish, json_pack("[i, i]", (int)port, (int)inst->ports[i].host));
 	}
@@ -116,7 +127,9 @@ static void put_host(json_t *wish, const struct instance *inst)
 	(void)json_object_set_new(wish, "cpus", json_integer(inst->cpus));
 	(void)json_object_set_new(wish, "memory_mib", json_integer(inst->memory_mib));
 	(void)json_object_set_new(wish, "disk_mib", json_integer(inst->disk_mib));
-	(void)json_object_set_new(wish, "gpus", json_integer(inst->host_gpus));
+	for (size_t i = 0; i < instance_n_host_gpus(inst); i++)
+		(void)json_array_append_new(gpus, json_string(inst->host_gpus[i]));
+	(void)json_object_set_new(wish, "gpu_ids", gpus);
 }
 
 static json_t *container_ports(const struct instance *inst)

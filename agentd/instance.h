@@ -5,6 +5,7 @@
  */
 #pragma once
 
+#include "agentd/gpus_named.h"
 #include "agentd/request.h"
 #include "agentd/tunnels.h"
 #include "common/base.h"
@@ -125,8 +126,9 @@ struct instance {
 	struct run run;
 	char *keys[INSTANCE_KEYS_MAX]; /* owned lines */
 	size_t n_keys;
-	bool on_host;       /* its container is on this host, without a VM */
-	uint32_t host_gpus; /* how many of this host's it gets then */
+	bool on_host; /* its container is on this host, without a VM */
+	char host_gpus[PROTO_MAX_GPUS]
+		      [GPU_NAME_SIZE]; /* the GPUs that it gets then; "" ends them */
 	/* Not stored: */
 	bool tunnels_told; /* frp-supervisor knows the tunnels as they are now */
 	bool quarantined;  /* its file could not be read; only deletion is possible */
@@ -158,9 +160,13 @@ uint16_t instance_host_port(const struct instance *inst, uint16_t guest);
 
 /*
  * The number under which clients know port @i, 0 for one that they do not. With an sshd in the
- * container there are two ports for SSH, and 22 is the one by which the tenant logs in.
+ * container there are two ports for SSH, and 22 is the one by which the tenant logs in. On this
+ * host there is no VM to log in to, so the other leads nowhere.
  */
 uint16_t instance_shown_port(const struct instance *inst, size_t i);
+
+/* How many of this host's GPUs it gets, as a container on the host. */
+size_t instance_n_host_gpus(const struct instance *inst);
 
 /* Does it run a container, or is it a bare VM? */
 bool instance_has_container(const struct instance *inst);

@@ -38,6 +38,8 @@ struct peers {
 	struct event_base *base; /* borrowed */
 	struct peers_config config;
 	struct peers_limits limits;
+	char registries[sizeof(((struct vmmon_hello_rep *)0)->registries)];
+	bool has_registries;
 	int inotify_fd; /* -EBADF: not available, timers do its work */
 	struct event *changes;
 	bool ending;
@@ -195,6 +197,15 @@ static void helper_greeted(struct peer_link *link, const struct helper_hello_rep
 		link_refuse(link, PROTO_FAILED);
 }
 
+static void vmmon_greeted(struct peer_link *link, const struct vmmon_hello_rep *rep)
+{
+	struct peers *peers = link->peers;
+
+	memcpy(peers->registries, rep->registries, sizeof(peers->registries));
+	peers->has_registries = true;
+	link_up(link);
+}
+
 static void on_hello(void *arg, enum proto_status status, const void *rep, struct fdlist *fds)
 {
 	struct peer_link *link = arg;
@@ -214,6 +225,8 @@ static void on_hello(void *arg, enum proto_status status, const void *rep, struc
 		link_refuse(link, PROTO_MISMATCH);
 	else if (link->id == PEER_HELPER)
 		helper_greeted(link, rep);
+	else if (link->id == PEER_VMMON)
+		vmmon_greeted(link, rep);
 	else
 		link_up(link);
 }
@@ -401,6 +414,11 @@ bool peers_up(const struct peers *peers, enum peer_id id)
 const char *peers_trouble(const struct peers *peers, enum peer_id id)
 {
 	return peers_up(peers, id) ? "" : peers->links[id].trouble;
+}
+
+const char *peers_registries(const struct peers *peers)
+{
+	return peers->has_registries ? peers->registries : NULL;
 }
 
 const struct peers_limits *peers_limits(const struct peers *peers)

@@ -60,6 +60,9 @@ const char *peers_name(enum peer_id id);
 
 const struct peers_limits *peers_limits(const struct peers *peers);
 
+/* What vmmon's greeting says of registries; NULL before it has greeted. See common/registry.h. */
+const char *peers_registries(const struct peers *peers);
+
 /* rpc_call() on a peer that is up; -ENOTCONN otherwise. */
 int peers_call(struct peers *peers, enum peer_id id, uint32_t op_number, const void *req, int fd,
 	       uint32_t timeout_ms, rpc_reply_fn *fn, void *arg);

@@ -173,8 +173,9 @@ static struct decision decide_host_delete(const struct situation *s)
 {
 	if (!host_told(s, GOAL_DELETE))
 		return now(STEP_HOST_REMOVE);
-	return now(s->seen->container.state == PROTO_CONTAINER_GONE ? STEP_ERASE
-								    : STEP_WAIT_HOST_REMOVE);
+	if (s->seen->container.state != PROTO_CONTAINER_GONE)
+		return now(STEP_WAIT_HOST_REMOVE);
+	return now(s->seen->keys_asked ? STEP_WAIT_KEYS : STEP_ERASE);
 }
 
 /* A container on this host: vmmon does all there is to do, and tells how far it is. */
@@ -197,7 +198,11 @@ static struct decision decide_host(const struct situation *s)
 		return now(STEP_HOST_BEGIN);
 	if (!host_told(s, GOAL_RUN))
 		return now(STEP_HOST_RUN);
-	return now(settled && run->restart != RESTART_NONE ? STEP_READY : STEP_NONE);
+	if (settled && run->restart != RESTART_NONE)
+		return now(STEP_READY);
+	if (keys_due(s))
+		return now(s->seen->keys_asked ? STEP_WAIT_KEYS : STEP_KEYS);
+	return now(STEP_NONE);
 }
 
 struct decision reconcile(const struct situation *s)

@@ -124,10 +124,15 @@ static void file_name(const char *id, const char *suffix, char ret_name[static 6
 /* Records of VMs have no such members. */
 static json_t *with_backend(json_t *json, const struct instance *inst)
 {
+	json_t *gpus;
+
 	if (!inst->on_host)
 		return json;
+	gpus = json_array();
+	for (size_t i = 0; i < instance_n_host_gpus(inst); i++)
+		(void)json_array_append_new(gpus, json_string(inst->host_gpus[i]));
 	(void)json_object_set_new(json, "backend", json_string("container"));
-	(void)json_object_set_new(json, "host_gpus", json_integer(inst->host_gpus));
+	(void)json_object_set_new(json, "host_gpus", gpus);
 	return json;
 }
 
@@ -375,15 +380,21 @@ static int read_members(json_t *json, struct instance *inst, struct err *reterr)
 static int read_backend(const json_t *json, struct instance *inst, struct err *reterr)
 {
 	const json_t *backend = json_object_get(json, "backend");
-	json_int_t gpus = json_integer_value(json_object_get(json, "host_gpus"));
+	const json_t *gpus = json_object_get(json, "host_gpus");
 
 	if (!backend)
 		return 0;
 	if (!json_is_string(backend) || !STR_EQ(json_string_value(backend), "container") ||
-	    gpus < 0 || gpus > PROTO_MAX_GPUS)
+	    !json_is_array(gpus) || json_array_size(gpus) > PROTO_MAX_GPUS)
 		return err_set(reterr, -EINVAL, "backend or host_gpus is not what it should be");
+	for (size_t i = 0; i < json_array_size(gpus); i++) {
+		const char *name = json_string_value(json_array_get(gpus, i));
+
+		if (!name || !gpus_name_ok(name))
+			return err_set(reterr, -EINVAL, "host_gpus holds no name of a GPU");
+		(void)snprintf(inst->host_gpus[i], GPU_NAME_SIZE, "%s", name);
+	}
 	inst->on_host = true;
-	inst->host_gpus = (uint32_t)gpus;
 	return 0;
 }
 

@@ -155,7 +155,28 @@ json_t *view_gpus(const struct instance *inst)
 		gpus_address_text(inst->gpus[i], text);
 		(void)json_array_append_new(gpus, json_string(text));
 	}
+	for (size_t i = 0; i < instance_n_host_gpus(inst); i++)
+		(void)json_array_append_new(gpus, json_string(inst->host_gpus[i]));
 	return gpus;
+}
+
+/* On this host a login ends in the container, or nowhere. */
+static json_t *view_ssh_on_host(const struct instance *inst)
+{
+	const struct container_seen *seen = &inst->seen.container;
+	bool inside = seen->login == PROTO_LOGIN_CONTAINER;
+	const char *words = seen->login_words;
+
+	if (inst->container_ssh == 0)
+		return json_null();
+	if (inside && seen->login_key[0] == '\0')
+		words = "the host key of the container's sshd is not known";
+	else if (!inside && words[0] == '\0')
+		words = "the container does not run";
+	return json_pack("{s:s, s:i, s:s, s:s, s:s, s:s}", "host", "127.0.0.1", "port",
+			 (int)instance_host_port(inst, inst->container_ssh), "user", "root",
+			 "host_key", inside ? seen->login_key : "", "in",
+			 inside ? "container" : "none", "detail", words);
 }
 
 static json_t *view_ssh(const struct instance *inst)
@@ -166,6 +187,8 @@ static json_t *view_ssh(const struct instance *inst)
 	const char *key = inside ? seen->login_key : inst->run.host_key;
 	const char *words = seen->login_words;
 
+	if (inst->on_host)
+		return view_ssh_on_host(inst);
 	if (port == 0 || key[0] == '\0')
 		return json_null();
 	if (seen->login == PROTO_LOGIN_CONTAINER && !inside)

@@ -102,6 +102,12 @@ static bool check_keys(struct waiter *w, const struct instance *inst, bool late)
 	bool soon =
 		inst && (inst->seen.guest == PROTO_GUEST_READY || STR_EQ(inst->status, "running"));
 
+	/* On this host only the container's sshd lets anyone in, and not each will have one. */
+	if (inst && inst->on_host) {
+		applied &= inst->seen.container.login == PROTO_LOGIN_CONTAINER;
+		soon &= inst->seen.container.login != PROTO_LOGIN_VM;
+	}
+
 	if (!applied && !late && soon)
 		return false;
 	answer_keys(w, applied);

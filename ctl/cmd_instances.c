@@ -221,6 +221,8 @@ static void print_ssh(const struct instance *inst)
 
 	if (r == -EBADMSG)
 		print_field("SSH", "the agent's description of it is malformed", 0);
+	if (r == -ENOENT && instance_ssh_refusal(inst))
+		print_field("SSH", instance_ssh_refusal(inst), 0);
 	if (r < 0)
 		return;
 	snprintf(text, sizeof(text), "qudatactl ssh %s  (%s@%s, port %u)", inst->id, ssh.user,

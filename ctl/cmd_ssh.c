@@ -124,6 +124,9 @@ static enum ctl_exit no_ssh(struct ctl *c, const struct instance *inst, int r)
 	if (r == -EBADMSG)
 		return ctl_fail(c, CTL_FAILED,
 				"%s: the agent's SSH address or host key is malformed", inst->id);
+	if (instance_ssh_refusal(inst) && STR_EQ(inst->status, "running"))
+		return ctl_fail(c, CTL_CONFLICT, "%s cannot be reached by SSH: %.300s", inst->id,
+				instance_ssh_refusal(inst));
 	return ctl_fail(
 		c, CTL_CONFLICT,
 		"%s cannot be reached by SSH yet; it is %s%s%s\nWait for it with: qudatactl "

@@ -110,6 +110,13 @@ int instance_read_ssh(const struct instance *inst, struct instance_ssh *ret_ssh)
 	return 0;
 }
 
+const char *instance_ssh_refusal(const struct instance *inst)
+{
+	const char *in = inst->ssh ? text_member(inst->ssh, "in") : NULL;
+
+	return in && STR_EQ(in, "none") ? text_member(inst->ssh, "detail") : NULL;
+}
+
 static enum ctl_exit choose_error(char **ret_error, enum ctl_exit code, const char *what,
 				  const json_t *instances)
 {

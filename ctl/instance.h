@@ -40,6 +40,8 @@ int instance_read(const json_t *json, struct instance *ret_inst);
  * mistaken for an option or a second known_hosts entry, or is malformed.
  */
 int instance_read_ssh(const struct instance *inst, struct instance_ssh *ret_ssh);
+/* Why nobody can log in to a container on the host, untrusted; NULL when that is not so. */
+const char *instance_ssh_refusal(const struct instance *inst);
 
 /*
  * Which of @instances (array of objects) does @arg (id, unique prefix, name, or NULL for the only

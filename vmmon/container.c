@@ -82,6 +82,7 @@ struct container *container_new(const struct container_config *config)
 		.instance = config->instance,
 		.socket = config->socket,
 		.unlimited = config->unlimited,
+		.reserve_mib = config->reserve_mib,
 	};
 
 	if (!c)

@@ -17,6 +17,7 @@ struct container_config {
 	const char *socket;   /* on this host: of the engine; borrowed */
 	bool rootful;         /* on this host: an engine that runs as root will do */
 	bool unlimited;       /* on this host: an engine that cannot limit containers will do */
+	uint32_t reserve_mib; /* on this host: as in struct engine_config */
 	/* In a guest: begins a session to it as session_start() does. */
 	int (*start)(void *ctx, const struct session_handler *handler,
 		     struct session **ret_session);

@@ -45,6 +45,14 @@ static struct guest **find_guest(struct vmmon *m, const char *vm)
 	return NULL;
 }
 
+static struct host_container *find_host(struct vmmon *m, const char *instance)
+{
+	for (size_t i = 0; i < PROTO_MAX_VMS; i++)
+		if (m->hosts[i] && STR_EQ(m->hosts[i]->instance, instance))
+			return m->hosts[i];
+	return NULL;
+}
+
 static struct guest **free_slot(struct vmmon *m)
 {
 	for (size_t i = 0; i < PROTO_MAX_VMS; i++)
@@ -143,6 +151,7 @@ int on_vmmon_hello(struct vmmon *ctx, struct peer *peer, const struct vmmon_hell
 	rep->version = PROTO_VERSION;
 	for (size_t i = 0; i < PROTO_MAX_VMS; i++)
 		rep->watched += ctx->guests[i] ? 1 : 0;
+	proto_text_set(rep->registries, sizeof(rep->registries), ctx->config.engine_registries);
 	return PROTO_OK;
 }
 
@@ -321,11 +330,11 @@ int on_guest_set_keys(struct vmmon *ctx, struct peer *peer, const struct guest_s
 	_cleanup_close_foreign_ int fd = fdlist_take(fds);
 	_cleanup_free_ char *text = NULL;
 	struct guest **slot = find_guest(ctx, req->vm);
+	struct host_container *host = find_host(ctx, req->vm);
 	struct ticket ticket = server_defer(peer);
 	struct err err = {0};
 	size_t len = 0, n_keys;
 
-	(void)rep;
 	if (read_sealed(fd, PROTO_KEYS_MAX, &text, &len) < 0)
 		return PROTO_INVALID;
 	if (pubkey_check_list(text, len, &n_keys, &err) < 0 || n_keys > UINT16_MAX) {
@@ -333,6 +342,9 @@ int on_guest_set_keys(struct vmmon *ctx, struct peer *peer, const struct guest_s
 			  LOG_STR("VM", req->vm), LOG_STR("WHY", err.text));
 		return PROTO_INVALID;
 	}
+	rep->keys = (uint32_t)n_keys;
+	if (host)
+		return host_container_set_keys(host, text, len, (uint32_t)n_keys, &ticket);
 	if (!slot)
 		return PROTO_NOT_FOUND;
 	return guest_set_keys(*slot, TAKE_PTR(text), len, (uint32_t)n_keys, &ticket);
@@ -376,14 +388,6 @@ int on_container_set(struct vmmon *ctx, struct peer *peer, const struct containe
 
 /* Containers on this host. */
 
-static struct host_container *find_host(struct vmmon *m, const char *instance)
-{
-	for (size_t i = 0; i < PROTO_MAX_VMS; i++)
-		if (m->hosts[i] && STR_EQ(m->hosts[i]->instance, instance))
-			return m->hosts[i];
-	return NULL;
-}
-
 /* The one of @instance, known or not; NULL when there is no room or memory. */
 static struct host_container *take_host(struct vmmon *m, const char *instance)
 {
@@ -398,19 +402,47 @@ static struct host_container *take_host(struct vmmon *m, const char *instance)
 	return h;
 }
 
+/* What agentd has refused already, unless it was taken over. */
+static enum proto_status may_run(const struct vmmon *m, const char *instance,
+				 const struct wish *wish)
+{
+	struct err err = {0};
+
+	if (registry_allowed(m->config.engine_registries, wish->image, &err) < 0) {
+		log_event(LOG_WARNING, "registry refused", LOG_STR("VM", instance),
+			  LOG_STR("WHY", err.text));
+		return PROTO_DENIED;
+	}
+	for (size_t i = 0; i < PROTO_MAX_VMS; i++) {
+		const struct host_container *other = m->hosts[i];
+
+		if (!other || STR_EQ(other->instance, instance) || host_container_is_gone(other) ||
+		    !host_container_has_gpu(other, wish->gpu_names))
+			continue;
+		log_event(LOG_WARNING, "GPU refused", LOG_STR("VM", instance),
+			  LOG_STR("HAS_IT", other->instance));
+		return PROTO_CONFLICT;
+	}
+	return PROTO_OK;
+}
+
 int on_host_run(struct vmmon *ctx, struct peer *peer, const struct host_run_req *req,
 		struct host_run_rep *rep, struct fdlist *fds)
 {
 	_cleanup_(wish_done) struct wish wish = {0};
 	struct host_container *h;
+	enum proto_status status;
 
 	(void)peer;
 	if (take_wish(fds, req->vm, true, &wish) != PROTO_OK)
 		return PROTO_INVALID;
+	status = may_run(ctx, req->vm, &wish);
+	if (status != PROTO_OK)
+		return (int)status;
 	h = take_host(ctx, req->vm);
 	if (!h)
 		return PROTO_LIMIT;
-	container_set_wish(h->container, &wish);
+	host_container_run(h, &wish);
 	rep->state = container_status(h->container)->state;
 	return PROTO_OK;
 }

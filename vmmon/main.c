@@ -49,6 +49,14 @@ static const struct conf_key config_keys[] = {
 	{.name = "engine_unlimited",
 	 .type = CONF_BOOL,
 	 CONF_MEMBER(struct vmmon_config, engine_unlimited)},
+	{.name = "engine_registries",
+	 .type = CONF_LIST,
+	 CONF_MEMBER(struct vmmon_config, engine_registries)},
+	{.name = "engine_reserve",
+	 .type = CONF_MIB,
+	 CONF_MEMBER(struct vmmon_config, engine_reserve_mib),
+	 .low = 0,
+	 .high = PROTO_MAX_DISK_MIB},
 };
 
 static const struct vmmon_config config_defaults = {
@@ -63,11 +71,14 @@ static const struct vmmon_config config_defaults = {
 	.metrics_interval_ms = 500,
 	.unhealthy_after_s = 60,
 	.engine_socket = "/run/qudata-engine/podman.sock",
+	.engine_registries = REGISTRY_ANY,
+	.engine_reserve_mib = 4096,
 };
 
 /* The default file may be missing; one that was named must be there. */
 static int load_config(struct vmmon *m, const struct daemon_options *options, struct err *reterr)
 {
+	struct err why = {0};
 	int r;
 
 	m->config = config_defaults;
@@ -84,6 +95,8 @@ static int load_config(struct vmmon *m, const struct daemon_options *options, st
 	    m->config.unhealthy_after_s * MSEC_PER_SEC < 3 * m->config.metrics_interval_ms)
 		r = err_set(reterr, -EINVAL,
 			    "unhealthy_after_s must be three times metrics_interval_ms or more");
+	if (r == 0 && registry_list_check(m->config.engine_registries, &why) < 0)
+		r = err_set(reterr, -EINVAL, "engine_registries: %.200s", why.text);
 	return r;
 }
 
@@ -136,8 +149,11 @@ static int open_followers(struct vmmon *m)
 		.socket = m->config.engine_socket,
 		.rootful = m->config.engine_rootful,
 		.unlimited = m->config.engine_unlimited,
+		.reserve_mib = m->config.engine_reserve_mib,
+		.registries = m->config.engine_registries,
 		.ctx = m,
 		.on_container = vmmon_on_host_container,
+		.reply = vmmon_reply,
 	};
 	return helper_client_init(&m->helper, base, m->config.helper_socket);
 }

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "common/base.h"
+#include "common/registry.h"
 #include "common/service.h"
 #include "vmmon/guest.h"
 #include "vmmon/helper_client.h"
@@ -29,6 +30,8 @@ struct vmmon_config {
 	char engine_socket[VMMON_PATH_SIZE]; /* of containers on this host */
 	bool engine_rootful;                 /* one that runs as root will do */
 	bool engine_unlimited;               /* one that cannot limit containers will do */
+	char engine_registries[REGISTRY_LIST_SIZE];
+	uint32_t engine_reserve_mib; /* free on its disk before something is pulled or started */
 };
 
 /* An enrolment that waits for vfio-helper. */

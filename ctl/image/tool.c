@@ -118,15 +118,22 @@ _noreturn_ static void run_child(const struct tool *t, int out)
 }
 
 /*
- * A process of its own kind, apart from others and from the network where that is allowed: with it
- * ends whatever it has started.
+ * A process in namespaces of its own, apart from others and from the network: with it ends whatever
+ * it has started. Who is not root may not make them, and has to do without, with nothing at stake
+ * but what is their own; root gets them, or no process: its programs are to have no one else's.
+ * Returns as fork() does, or a negative errno.
  */
-static pid_t fork_apart(void)
+static pid_t fork_apart(struct err *reterr)
 {
 	long pid = syscall(SYS_clone, CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | SIGCHLD, NULL,
 			   NULL, NULL, NULL);
 
-	return pid >= 0 ? (pid_t)pid : fork();
+	if (pid < 0 && geteuid() != 0)
+		pid = fork();
+	return pid < 0 ? err_errno(reterr, -errno,
+				   "cannot start a program in namespaces of its own (root needs "
+				   "CAP_SYS_ADMIN for that, which containers often lack)")
+		       : (pid_t)pid;
 }
 
 struct lines {
@@ -193,9 +200,9 @@ int tool_run(const struct tool *t, char *ret_text, size_t size, struct err *rete
 	in = fds[0];
 	out = fds[1];
 	(void)fflush(NULL);
-	pid = fork_apart();
+	pid = fork_apart(reterr);
 	if (pid < 0)
-		return err_errno(reterr, -errno, "cannot start %s", t->program);
+		return pid;
 	if (pid == 0)
 		run_child(t, out);
 	out = safe_close(out);

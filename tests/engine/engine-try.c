@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Drives vmmon's engine client against an engine on this machine: prints each status, obeys lines.
- *   engine-try SOCKET WAIT_MS [SSH_PORT KEY_FILE HOST_KEY | INSTANCE ROOTFUL]
- * With the three, through the SSH server there as root, as vmmon reaches a guest; with the two, for
- * that instance on this host, where ROOTFUL, yes or no, says whether root's engine will do.
+ *   engine-try SOCKET WAIT_MS [SSH_PORT KEY_FILE HOST_KEY | INSTANCE ROOTFUL UNLIMITED RESERVE]
+ * With the three, through the SSH server there as root, as vmmon reaches a guest; with the four,
+ * for that instance on this host, where ROOTFUL and UNLIMITED, yes or no, say whether root's engine
+ * and one that cannot limit containers will do, and RESERVE how many MiB have to be free.
  * Orders on standard input: "wish FILE", "keys FILE", "up", "down", "stop", "remove", "logs".
  * Prints JSON, one object a line.
  * Trust: a test.
@@ -136,11 +137,13 @@ int main(int argc, char *argv[])
 		.on_status = on_status, .on_keys = on_keys, .steady_ms = 2500};
 	struct event *orders;
 
-	if (argc != 3 && argc != 5 && argc != 6)
+	if (argc != 3 && argc != 6 && argc != 7)
 		return 2;
-	instance = config.instance = argc == 5 ? argv[3] : NULL;
+	instance = config.instance = argc == 7 ? argv[3] : NULL;
 	config.socket = argv[1];
-	local.rootful = argc != 5 || STR_EQ(argv[4], "yes");
+	local.rootful = argc != 7 || STR_EQ(argv[4], "yes");
+	config.unlimited = argc == 7 && STR_EQ(argv[5], "yes");
+	config.reserve_mib = argc == 7 ? (uint32_t)strtoul(argv[6], NULL, 10) : 0;
 	base = local.base = config.base = event_base_new();
 	config.link = argc == 6 ? link_ssh_new(&ssh) : link_unix_new(&local);
 	config.wait_ms = (uint32_t)strtoul(argv[2], NULL, 10);

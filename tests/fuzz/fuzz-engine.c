@@ -6,6 +6,7 @@
  */
 #include "common/cmdline.h"
 #include "common/imageref.h"
+#include "common/registry.h"
 #include "vmmon/engine/answers.h"
 #include "vmmon/engine/frames.h"
 #include "vmmon/engine/http.h"
@@ -112,6 +113,12 @@ static void fuzz_texts(const char *text)
 	assert(n <= 0 || !words[n]);
 	if (imageref_parse(text, &ref, NULL) == 0)
 		assert(ref.name_len > 0 && ref.name + ref.name_len <= text + strlen(text));
+	if (registry_list_check(text, NULL) == 0)
+		(void)registry_allowed(text, "quay.io/a", NULL);
+	/* Whatever passes does not end at an address that only this host or its network has. */
+	if (registry_allowed(REGISTRY_ANY, text, NULL) == 0)
+		assert(strncmp(text, "127.", 4) != 0 || !strchr(text, '/') ||
+		       strspn(text, "0123456789.:") < strcspn(text, "/"));
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

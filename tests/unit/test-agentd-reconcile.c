@@ -553,6 +553,14 @@ static void test_on_host(void **state)
 	t.seen.container_set = true;
 	t.seen.host_told = GOAL_RUN;
 	expect(&t, STEP_NONE, NEVER);
+	t.run.had_keys = true;
+	t.seen.keys_wanted = 2;
+	expect(&t, STEP_KEYS, NEVER); /* vmmon keeps them for a container that is yet to come */
+	t.seen.keys_asked = true;
+	expect(&t, STEP_WAIT_KEYS, NEVER);
+	t.seen.keys_asked = false;
+	t.seen.keys_applied = 2;
+	expect(&t, STEP_NONE, NEVER);
 	t.run.restart = RESTART_STARTING;
 	t.seen.container.state = PROTO_CONTAINER_PULLING;
 	expect(&t, STEP_NONE, NEVER);
@@ -587,6 +595,9 @@ static void test_on_host(void **state)
 	t.seen.host_told = GOAL_DELETE;
 	expect(&t, STEP_WAIT_HOST_REMOVE, NEVER);
 	t.seen.container.state = PROTO_CONTAINER_GONE;
+	t.seen.keys_asked = true; /* the answer is on its way */
+	expect(&t, STEP_WAIT_KEYS, NEVER);
+	t.seen.keys_asked = false;
 	expect(&t, STEP_ERASE, NEVER);
 	t.seen.container_set = false; /* what is gone was said by a vmmon that is gone, too */
 	expect(&t, STEP_HOST_REMOVE, NEVER);

@@ -100,10 +100,97 @@ static void test_gpus(void **state)
 	assert_non_null(strstr(wish.create, "\"B=c\""));
 	assert_null(strstr(wish.create, "DeviceRequests"));
 	wish_done(&wish);
-	assert_int_equal(parse("{\"image\":\"a\",\"gpus\":2," LIMITS "}", &wish), 0);
-	assert_non_null(strstr(wish.create, "\"Count\":2"));
-	assert_null(strstr(wish.create, "NVIDIA_VISIBLE_DEVICES=void"));
+	assert_int_equal(parse("{\"image\":\"a\",\"env\":{\"NVIDIA_VISIBLE_DEVICES\":\"all\"},"
+			       "\"gpu_ids\":[\"GPU-a-1\",\"3\"],\"disk_mib\":300," LIMITS "}",
+			       &wish),
+			 0);
+	assert_string_equal(wish.gpu_names, "GPU-a-1,3");
+	assert_non_null(strstr(wish.create, "[{\"Capabilities\":[[\"gpu\"]],\"DeviceIDs\":"
+					    "[\"GPU-a-1\",\"3\"],\"Driver\":\"nvidia\"}]"));
+	assert_null(strstr(wish.create, "\"Count\""));
+	assert_non_null(strstr(wish.create, "\"NVIDIA_VISIBLE_DEVICES=GPU-a-1,3\""));
+	assert_null(strstr(wish.create, "NVIDIA_VISIBLE_DEVICES=all"));
+	/* Each way of giving them with and without a limit of the disk. */
+	assert_non_null(strstr(wish.create, "StorageOpt"));
+	assert_non_null(strstr(wish.create_unbounded, "\"Driver\":\"nvidia\""));
+	assert_null(strstr(wish.create_unbounded, "StorageOpt"));
+	assert_non_null(strstr(wish.create_cdi, "\"nvidia.com/gpu=3\""));
+	assert_non_null(strstr(wish.create_cdi, "StorageOpt"));
+	assert_non_null(strstr(wish.create_cdi_unbounded, "\"nvidia.com/gpu=3\""));
+	assert_null(strstr(wish.create_cdi_unbounded, "StorageOpt"));
 	wish_done(&wish);
+}
+
+/* Port 22 of the container under the port of this host that leads to its sshd. */
+static void test_ssh(void **state)
+{
+	struct wish wish;
+
+	(void)state;
+	assert_int_equal(parse("{\"image\":\"a\",\"cpus\":1,\"memory_mib\":1,\"publish\":[[80,"
+			       "20000]],\"ssh\":10001}",
+			       &wish),
+			 0);
+	assert_true(wish.ssh);
+	assert_non_null(strstr(wish.create,
+			       "\"22/tcp\":[{\"HostIp\":\"127.0.0.1\",\"HostPort\":\"10001\"}]"));
+	assert_non_null(strstr(wish.create, "\"80/tcp\""));
+	wish_done(&wish);
+	assert_int_equal(parse("{\"image\":\"a\"," LIMITS "}", &wish), 0);
+	assert_false(wish.ssh); /* port 22 is published, and what listens there is the image's */
+	wish_done(&wish);
+}
+
+static void test_volume(void **state)
+{
+	static const struct {
+		json_int_t mib;
+		bool podman;
+		const char *options;
+	} cases[] = {
+		{0, false, "\"DriverOpts\":{}"},
+		{0, true, "\"DriverOpts\":{}"},
+		{300, false, "\"DriverOpts\":{\"size\":\"300m\"}"},
+		{300, true, "\"DriverOpts\":{\"o\":\"size=300m\"}"},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		_cleanup_free_ char *text =
+			wish_host_volume(INSTANCE, cases[i].mib, cases[i].podman);
+
+		assert_non_null(strstr(text, cases[i].options));
+		assert_non_null(strstr(text, "\"Name\":\"qudata-" INSTANCE "-data\""));
+		assert_non_null(
+			strstr(text, "\"Labels\":{\"" WISH_INSTANCE "\":\"" INSTANCE "\"}"));
+	}
+}
+
+static void test_things(void **state)
+{
+	static const char ours[] = "{\"Name\":\"a\",\"Labels\":{\"" WISH_INSTANCE "\":\"i\"},"
+				   "\"Options\":{\"size\":\"1m\"}}";
+	static const char podmans[] = "{\"Name\":\"a\",\"Labels\":null,"
+				      "\"Options\":{\"o\":\"size=1m\"}}";
+	static const char bare[] = "{\"Name\":\"a\",\"Labels\":{},\"Options\":{\"o\":\"noatime\"}}";
+	static const char info[] = "{\"DockerRootDir\":\"/var/lib/docker\"}";
+	struct answer_thing thing;
+	char path[ANSWER_PATH_SIZE];
+
+	(void)state;
+	assert_int_equal(answer_thing(ours, strlen(ours), &thing), 0);
+	assert_string_equal(thing.owner, "i");
+	assert_true(thing.bounded);
+	assert_int_equal(answer_thing(podmans, strlen(podmans), &thing), 0);
+	assert_string_equal(thing.owner, "");
+	assert_true(thing.bounded);
+	assert_int_equal(answer_thing(bare, strlen(bare), &thing), 0);
+	assert_false(thing.bounded);
+	assert_int_equal(answer_thing("{}", 2, &thing), -EBADMSG);
+	assert_int_equal(answer_root(info, strlen(info), path), 0);
+	assert_string_equal(path, "/var/lib/docker");
+	assert_int_equal(answer_root("{\"DockerRootDir\":\"x\"}", 21, path), 0);
+	assert_string_equal(path, "");
 }
 
 static void test_bad_wishes(void **state)
@@ -125,7 +212,15 @@ static void test_bad_wishes(void **state)
 		"{\"image\":\"a\",\"publish\":[[\"80\",8080]],\"cpus\":1,\"memory_mib\":1}",
 		"{\"image\":\"a\",\"publish\":{},\"cpus\":1,\"memory_mib\":1}",
 		"{\"image\":\"a\",\"ports\":[80]," LIMITS "}",
-		"{\"image\":\"a\",\"ssh\":2222," LIMITS "}",
+		"{\"image\":\"a\",\"ssh\":65536," LIMITS "}",
+		"{\"image\":\"a\",\"gpus\":1," LIMITS "}",
+		"{\"image\":\"a\",\"gpu_ids\":\"0\"," LIMITS "}",
+		"{\"image\":\"a\",\"gpu_ids\":[0]," LIMITS "}",
+		"{\"image\":\"a\",\"gpu_ids\":[\"\"]," LIMITS "}",
+		"{\"image\":\"a\",\"gpu_ids\":[\"0,1\"]," LIMITS "}",
+		"{\"image\":\"a\",\"gpu_ids\":[\"-1\"]," LIMITS "}",
+		"{\"image\":\"a\",\"gpu_ids\":[\"0\",\"1\",\"2\",\"3\",\"4\",\"5\",\"6\",\"7\","
+		"\"8\",\"9\",\"a\",\"b\",\"c\",\"d\",\"e\",\"f\",\"g\"]," LIMITS "}",
 	};
 	static const char in_guest[] = "{\"image\":\"a\"," LIMITS "}";
 	struct wish wish;
@@ -248,10 +343,11 @@ static void test_link(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_names),      cmocka_unit_test(test_wish),
-		cmocka_unit_test(test_disk),       cmocka_unit_test(test_gpus),
-		cmocka_unit_test(test_bad_wishes), cmocka_unit_test(test_limits),
-		cmocka_unit_test(test_link),
+		cmocka_unit_test(test_names),  cmocka_unit_test(test_wish),
+		cmocka_unit_test(test_disk),   cmocka_unit_test(test_gpus),
+		cmocka_unit_test(test_ssh),    cmocka_unit_test(test_volume),
+		cmocka_unit_test(test_things), cmocka_unit_test(test_bad_wishes),
+		cmocka_unit_test(test_limits), cmocka_unit_test(test_link),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -33,7 +33,11 @@ struct rig {
 	struct link_conn *events; /* borrowed; the stream, while it is open */
 	/* The script. */
 	bool exists, running, restarting;
-	bool dumb; /* inspections are refused */
+	bool paused;
+	bool dumb;            /* inspections are refused */
+	const char *instance; /* on this host; NULL: in a guest */
+	const char *owner;    /* in the labels of what is there on this host; NULL: the instance */
+	bool has_volume, has_network;
 	unsigned int restarts, exit_code;
 	const char *info, *start_refusal, *exec_output;
 	unsigned int exec_exits[4];       /* of each exec, one after the other */
@@ -69,6 +73,22 @@ static void respond(struct link_conn *c, const char *status, const char *body)
 	deliver(c, text);
 }
 
+static const char *owner_of(const struct rig *rig)
+{
+	return rig->owner ? rig->owner : rig->instance ? rig->instance : "";
+}
+
+/* A volume or a network. */
+static void tell_thing(struct link_conn *c, bool there)
+{
+	char body[256];
+
+	(void)snprintf(body, sizeof(body),
+		       "{\"Name\":\"n\",\"Labels\":{\"" WISH_INSTANCE "\":\"%s\"}}",
+		       owner_of(c->rig));
+	respond(c, there ? "200 OK" : "404 Not Found", there ? body : "{\"message\":\"none\"}");
+}
+
 static void inspect(struct link_conn *c)
 {
 	struct rig *rig = c->rig;
@@ -91,12 +111,13 @@ static void inspect(struct link_conn *c)
 	if (label)
 		(void)snprintf(hash, sizeof(hash), "%.64s",
 			       label + strlen("\"" WISH_LABEL "\":\""));
-	(void)snprintf(body, sizeof(body),
-		       "{\"Id\":\"" HEX64 "\",\"RestartCount\":%u,\"State\":{\"Running\":%s,"
-		       "\"Restarting\":%s,\"ExitCode\":%u,\"Error\":\"\"},\"Config\":{\"Labels\":"
-		       "{\"" WISH_LABEL "\":\"%s\"}}}",
-		       rig->restarts, rig->running ? "true" : "false",
-		       rig->restarting ? "true" : "false", rig->exit_code, hash);
+	(void)snprintf(
+		body, sizeof(body),
+		"{\"Id\":\"" HEX64 "\",\"RestartCount\":%u,\"State\":{\"Running\":%s,"
+		"\"Restarting\":%s,\"Paused\":%s,\"ExitCode\":%u,\"Error\":\"\"},"
+		"\"Config\":{\"Labels\":{\"" WISH_LABEL "\":\"%s\",\"" WISH_INSTANCE "\":\"%s\"}}}",
+		rig->restarts, rig->running ? "true" : "false", rig->restarting ? "true" : "false",
+		rig->paused ? "true" : "false", rig->exit_code, hash, owner_of(rig));
 	respond(c, "200 OK", body);
 }
 
@@ -140,11 +161,11 @@ static void answer_login(struct link_conn *c)
 {
 	struct rig *rig = c->rig;
 
-	if (strncmp(c->request, "PUT /v1.41/containers/qudata/archive?path=/root&", 48) == 0) {
+	if (strncmp(c->request, "PUT /v1.41/containers/" HEX64 "/archive?path=/root&", 106) == 0) {
 		memcpy(rig->put, c->request, sizeof(rig->put));
 		rig->n_puts++;
 		respond(c, rig->put_status == 404 ? "404 Not Found" : "200 OK", "");
-	} else if (strncmp(c->request, "POST /v1.41/containers/qudata/exec ", 35) == 0) {
+	} else if (strncmp(c->request, "POST /v1.41/containers/" HEX64 "/exec ", 93) == 0) {
 		memcpy(rig->exec, c->request, sizeof(rig->exec));
 		respond(c, "201 Created", "{\"Id\":\"" HEX64 "\"}");
 	} else if (strncmp(c->request, "POST /v1.41/exec/" HEX64 "/start ", 88) == 0) {
@@ -154,6 +175,31 @@ static void answer_login(struct link_conn *c)
 	} else {
 		fail_msg("not in the script: %.100s", c->request);
 	}
+}
+
+/* What is asked on this host only. False: none of it. */
+static bool answer_on_host(struct link_conn *c)
+{
+	struct rig *rig = c->rig;
+
+	if (strncmp(c->request, "GET /v1.41/volumes/qudata-i-data ", 33) == 0) {
+		tell_thing(c, rig->has_volume);
+	} else if (strncmp(c->request, "GET /v1.41/networks/qudata-i ", 29) == 0) {
+		tell_thing(c, rig->has_network);
+	} else if (strncmp(c->request, "POST /v1.41/networks/create ", 28) == 0 ||
+		   strncmp(c->request, "POST /v1.41/volumes/create ", 27) == 0) {
+		respond(c, "201 Created", "{}");
+	} else if (strncmp(c->request, "POST /v1.41/images/create?", 26) == 0) {
+		respond(c, "200 OK", "{}\n");
+	} else if (strncmp(c->request, "POST /v1.41/containers/qudata-i/start ", 38) == 0) {
+		start(c);
+	} else if (strncmp(c->request, "POST /v1.41/containers/qudata-i/unpause ", 40) == 0) {
+		rig->paused = false;
+		respond(c, "204 No Content", "");
+	} else {
+		return false;
+	}
+	return true;
 }
 
 static void answer(struct link_conn *c)
@@ -185,7 +231,7 @@ static void answer(struct link_conn *c)
 		(void)snprintf(rig->removed[rig->n_removed++], sizeof(rig->removed[0]), "%.*s",
 			       (int)strcspn(c->request + 14, " "), c->request + 14);
 		respond(c, "204 No Content", "");
-	} else {
+	} else if (!answer_on_host(c)) {
 		answer_login(c);
 	}
 }
@@ -286,6 +332,8 @@ static void rig_begin(struct rig *rig, const char *text)
 		.on_keys = on_keys,
 		.wait_ms = 60000,
 		.steady_ms = STEADY_MS,
+		.instance = rig->instance,
+		.unlimited = true,
 	};
 	struct wish wish;
 
@@ -294,7 +342,7 @@ static void rig_begin(struct rig *rig, const char *text)
 	config.link = &rig->link;
 	rig->engine = engine_new(&config);
 	assert_non_null(rig->engine);
-	assert_int_equal(wish_parse(text, strlen(text), NULL, &wish, NULL), 0);
+	assert_int_equal(wish_parse(text, strlen(text), rig->instance, &wish, NULL), 0);
 	(void)event_base_loopexit(rig->base, &guard);
 	engine_set_wish(rig->engine, &wish);
 	engine_set_up(rig->engine, true);
@@ -559,7 +607,11 @@ static bool is_gone(struct rig *rig)
 
 static void test_removal_on_host(void **state)
 {
-	struct rig rig = {.link = {conn_open, conn_send, conn_close}, .exists = true};
+	struct rig rig = {.link = {conn_open, conn_send, conn_close},
+			  .instance = "i",
+			  .exists = true,
+			  .has_volume = true,
+			  .has_network = true};
 	const struct engine_config config = {
 		.base = rig.base = event_base_new(),
 		.link = &rig.link,
@@ -582,6 +634,109 @@ static void test_removal_on_host(void **state)
 	assert_string_equal(rig.removed[1], "volumes/qudata-i-data");
 	assert_string_equal(rig.removed[2], "networks/qudata-i");
 	rig_end(&rig);
+}
+
+#define HOST_WISH(more) "{\"image\":\"a\",\"cpus\":1,\"memory_mib\":64,\"publish\":[]" more "}"
+#define NO_GPUS         "{\"Runtimes\":{\"runc\":{}}}"
+
+/* What has a name of ours and not our label is neither started nor replaced nor removed. */
+static void test_foreign_on_host(void **state)
+{
+	static const struct {
+		bool container, volume, network;
+		const char *words;
+	} cases[] = {
+		{true, false, false, "has a container qudata-i that"},
+		{false, true, false, "has a volume qudata-i-data that"},
+		{false, false, true, "has a network qudata-i that"},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		struct rig rig = {.instance = "i", .owner = "j", .info = NO_GPUS};
+
+		rig.exists = cases[i].container;
+		rig.has_volume = cases[i].volume;
+		rig.has_network = cases[i].network;
+		rig_begin(&rig, HOST_WISH(""));
+		run_until(&rig, has_failed);
+		assert_non_null(strstr(last(&rig)->words, cases[i].words));
+		assert_string_equal(rig.created, "");
+		assert_false(rig.running);
+		engine_remove(rig.engine);
+		run_until(&rig, is_gone);
+		assert_int_equal(rig.n_removed, 0);
+		rig_end(&rig);
+	}
+}
+
+/* One that takes its place while we look. */
+static void becomes_foreign(struct rig *rig)
+{
+	rig->owner = "j";
+}
+
+static void test_replaced_by_foreign_on_host(void **state)
+{
+	struct rig rig = {.instance = "i", .info = NO_GPUS, .on_look = becomes_foreign};
+
+	(void)state;
+	rig_begin(&rig, HOST_WISH(""));
+	run_until(&rig, has_failed);
+	assert_non_null(strstr(last(&rig)->words, "that this agent has not made"));
+	rig_end(&rig);
+}
+
+static void is_frozen(struct rig *rig)
+{
+	rig->paused = true;
+	rig->on_look = NULL;
+}
+
+static void test_paused_on_host(void **state)
+{
+	struct rig rig = {.instance = "i", .info = NO_GPUS, .on_look = is_frozen};
+	struct wish wish;
+
+	(void)state;
+	rig_begin(&rig, HOST_WISH(""));
+	run_until(&rig, has_failed);
+	assert_non_null(strstr(last(&rig)->words, "paused by someone else"));
+	rig.paused = false; /* by whoever did it */
+	tell_event(&rig);
+	run_until(&rig, is_running);
+	rig.paused = true;
+	tell_event(&rig);
+	run_until(&rig, has_failed);
+	assert_int_equal(wish_parse(HOST_WISH(""), strlen(HOST_WISH("")), "i", &wish, NULL), 0);
+	engine_set_wish(rig.engine, &wish); /* "start" */
+	run_until(&rig, is_running);
+	assert_false(rig.paused);
+	rig_end(&rig);
+}
+
+/* By the names of those that it is to have; one that the engine does not list is refused. */
+static void test_gpus_by_cdi_on_host(void **state)
+{
+	static const char info[] = "{\"Runtimes\":{\"runc\":{}},\"DiscoveredDevices\":["
+				   "{\"Source\":\"cdi\",\"ID\":\"nvidia.com/gpu=all\"},"
+				   "{\"Source\":\"cdi\",\"ID\":\"nvidia.com/gpu=GPU-1\"},"
+				   "{\"Source\":\"cdi\",\"ID\":\"nvidia.com/gpu=GPU-2\"}]}";
+	struct rig rig = {.instance = "i", .info = info};
+	struct rig other = {.instance = "i", .info = info};
+
+	(void)state;
+	rig_begin(&rig, HOST_WISH(",\"gpu_ids\":[\"GPU-1\",\"GPU-2\"]"));
+	run_until(&rig, is_running);
+	assert_non_null(strstr(
+		rig.created, "[{\"DeviceIDs\":[\"nvidia.com/gpu=GPU-1\",\"nvidia.com/gpu=GPU-2\"],"
+			     "\"Driver\":\"cdi\"}]"));
+	rig_end(&rig);
+	rig_begin(&other, HOST_WISH(",\"gpu_ids\":[\"GPU-1\",\"GPU-3\"]"));
+	run_until(&other, has_failed);
+	assert_non_null(strstr(last(&other)->words, "no CDI device nvidia.com/gpu=GPU-3"));
+	assert_string_equal(other.created, "");
+	rig_end(&other);
 }
 
 /* SSH into the container. */
@@ -697,6 +852,10 @@ int main(void)
 		cmocka_unit_test(test_gpus_that_are_not_there),
 		cmocka_unit_test(test_password_is_hidden),
 		cmocka_unit_test(test_removal_on_host),
+		cmocka_unit_test(test_foreign_on_host),
+		cmocka_unit_test(test_replaced_by_foreign_on_host),
+		cmocka_unit_test(test_paused_on_host),
+		cmocka_unit_test(test_gpus_by_cdi_on_host),
 		cmocka_unit_test(test_login),
 		cmocka_unit_test(test_login_keys),
 		cmocka_unit_test(test_login_keys_refused),

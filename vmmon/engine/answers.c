@@ -68,21 +68,76 @@ int answer_version(const char *body, size_t len, unsigned int *ret_version)
 	return 0;
 }
 
-/* Newer engines list the devices; those before only say that they look for descriptions. */
-static bool knows_cdi(const json_t *info)
+bool answer_is_podman(const char *body, size_t len)
 {
-	const json_t *devices = json_object_get(info, "DiscoveredDevices"), *device;
+	_cleanup_json_ json_t *json = load(body, len);
+	const json_t *component = json_array_get(json_object_get(json, "Components"), 0);
+	const char *name = json_string_value(json_object_get(component, "Name"));
+
+	return name && STR_EQ(name, "Podman Engine");
+}
+
+/* Is GPU @name, of @len bytes, among the engine's @devices? @len 0: is any? */
+static bool has_device(const json_t *devices, const char *name, size_t len)
+{
+	static const char kind[] = "nvidia.com/gpu=";
+	const json_t *device;
 	size_t i;
 
-	if (!json_is_array(devices))
-		return json_array_size(json_object_get(info, "CDISpecDirs")) > 0;
 	json_array_foreach (devices, i, device) {
 		const char *id = json_string_value(json_object_get(device, "ID"));
 
-		if (id && strncmp(id, "nvidia.com/gpu=", strlen("nvidia.com/gpu=")) == 0)
+		if (!id || strncmp(id, kind, sizeof(kind) - 1) != 0)
+			continue;
+		id += sizeof(kind) - 1;
+		if (len == 0 || (strlen(id) == len && memcmp(id, name, len) == 0))
 			return true;
 	}
 	return false;
+}
+
+/* Newer engines list the devices; those before only say that they look for descriptions. */
+static bool knows_cdi(const json_t *info)
+{
+	const json_t *devices = json_object_get(info, "DiscoveredDevices");
+
+	if (!json_is_array(devices))
+		return json_array_size(json_object_get(info, "CDISpecDirs")) > 0;
+	return has_device(devices, NULL, 0);
+}
+
+int answer_missing_gpu(const char *body, size_t len, const char *names,
+		       char ret_name[static ANSWER_GPU_SIZE])
+{
+	_cleanup_json_ json_t *json = load(body, len);
+	const json_t *devices = json_object_get(json, "DiscoveredDevices");
+
+	if (!json)
+		return -EBADMSG;
+	ret_name[0] = '\0';
+	while (json_is_array(devices) && *names) {
+		size_t n = strcspn(names, ",");
+
+		if (!has_device(devices, names, n)) {
+			(void)snprintf(ret_name, ANSWER_GPU_SIZE, "%.*s", (int)n, names);
+			return 0;
+		}
+		names += n + (names[n] == ',');
+	}
+	return 0;
+}
+
+int answer_root(const char *body, size_t len, char ret_path[static ANSWER_PATH_SIZE])
+{
+	_cleanup_json_ json_t *json = load(body, len);
+	const char *path = json_string_value(json_object_get(json, "DockerRootDir"));
+
+	if (!json)
+		return -EBADMSG;
+	ret_path[0] = '\0';
+	if (path && path[0] == '/' && strlen(path) < ANSWER_PATH_SIZE)
+		(void)snprintf(ret_path, ANSWER_PATH_SIZE, "%s", path);
+	return 0;
 }
 
 int answer_gpus(const char *body, size_t len, enum answer_gpus *ret_gpus)
@@ -126,6 +181,25 @@ static bool take_id(const json_t *json, char ret_id[static ANSWER_ID_SIZE])
 	return true;
 }
 
+static void take_owner(const json_t *labels, char ret_owner[static ANSWER_OWNER_SIZE])
+{
+	printable(ret_owner, ANSWER_OWNER_SIZE,
+		  json_string_value(json_object_get(labels, "qudata.instance")));
+}
+
+int answer_thing(const char *body, size_t len, struct answer_thing *ret_thing)
+{
+	_cleanup_json_ json_t *json = load(body, len);
+	const json_t *options = json_object_get(json, "Options");
+	const char *mount = json_string_value(json_object_get(options, "o"));
+
+	if (!json_is_string(json_object_get(json, "Name")))
+		return -EBADMSG;
+	take_owner(json_object_get(json, "Labels"), ret_thing->owner);
+	ret_thing->bounded = json_object_get(options, "size") || (mount && strstr(mount, "size="));
+	return 0;
+}
+
 int answer_container(const char *body, size_t len, struct answer_container *ret_container)
 {
 	_cleanup_json_ json_t *json = load(body, len);
@@ -147,6 +221,9 @@ int answer_container(const char *body, size_t len, struct answer_container *ret_
 	c.exit_code = code >= 0 && code <= 255 ? (unsigned int)code : 255;
 	printable(c.hash, sizeof(c.hash),
 		  json_string_value(json_object_get(labels, "qudata.wish")));
+	take_owner(labels, c.owner);
+	c.paused = json_is_true(json_object_get(state, "Paused"));
+	c.oom = json_is_true(json_object_get(state, "OOMKilled"));
 	c.disk_bounded = json_object_get(json_object_get(host, "StorageOpt"), "size") != NULL;
 	printable(c.error, sizeof(c.error), json_string_value(json_object_get(state, "Error")));
 	printable(c.started, sizeof(c.started),
@@ -291,6 +368,8 @@ enum trouble_kind trouble_of(const char *text)
 		{"storage-opt", TROUBLE_QUOTA},
 		{"storage option", TROUBLE_QUOTA},
 		{"pquota", TROUBLE_QUOTA},
+		{"no quota support", TROUBLE_QUOTA},
+		{"does not support project quota", TROUBLE_QUOTA},
 		{"no matching manifest", TROUBLE_PLATFORM},
 		{"does not match the specified platform", TROUBLE_PLATFORM},
 		{"image operating system", TROUBLE_PLATFORM},

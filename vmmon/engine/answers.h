@@ -7,11 +7,14 @@
 
 #include "common/base.h"
 
-#define ANSWER_ID_SIZE   72 /* a container's id and a NUL, as the protocol has it */
-#define ANSWER_TEXT_SIZE 256
-#define ANSWER_TIME_SIZE 48
-#define ANSWER_HASH_SIZE 80
-#define PULL_LAYERS_MAX  160
+#define ANSWER_ID_SIZE    72 /* a container's id and a NUL, as the protocol has it */
+#define ANSWER_TEXT_SIZE  256
+#define ANSWER_TIME_SIZE  48
+#define ANSWER_HASH_SIZE  80
+#define ANSWER_OWNER_SIZE 40 /* longer than any of ours */
+#define ANSWER_PATH_SIZE  256
+#define ANSWER_GPU_SIZE   64 /* of the name of a GPU */
+#define PULL_LAYERS_MAX   160
 
 /* Versions of the engine's API, 1.41 as 1041. */
 #define ANSWER_API_MIN 1041
@@ -21,6 +24,9 @@
  * -EBADMSG when the answer makes no sense, -EPROTONOSUPPORT when the engine is too old.
  */
 int answer_version(const char *body, size_t len, unsigned int *ret_version);
+
+/* Is it podman, which takes some requests in another form? The same answer. */
+bool answer_is_podman(const char *body, size_t len);
 
 /* How an engine gives NVIDIA's GPUs to a container. */
 enum answer_gpus {
@@ -35,11 +41,33 @@ int answer_gpus(const char *body, size_t len, enum answer_gpus *ret_gpus);
 /* Does the engine limit memory, processor time and processes? -EBADMSG when it does not say. */
 int answer_has_limits(const char *body, size_t len, bool *ret_has);
 
+/*
+ * Of GPUs' names between commas, the first that the engine does not list as a device of NVIDIA's;
+ * "" when it has them all, or keeps no list. -EBADMSG
+ */
+int answer_missing_gpu(const char *body, size_t len, const char *names,
+		       char ret_name[static ANSWER_GPU_SIZE]);
+
+/* Where it keeps images, containers and volumes; "" when it does not say. -EBADMSG */
+int answer_root(const char *body, size_t len, char ret_path[static ANSWER_PATH_SIZE]);
+
+/* A volume or a network. */
+struct answer_thing {
+	char owner[ANSWER_OWNER_SIZE]; /* as in struct answer_container */
+	bool bounded;                  /* a volume: it has a limit of its size */
+};
+
+/* The answer to a question for one. -EBADMSG */
+int answer_thing(const char *body, size_t len, struct answer_thing *ret_thing);
+
 struct answer_container {
 	char id[ANSWER_ID_SIZE];
 	char hash[ANSWER_HASH_SIZE];    /* of its label; "" without one */
 	bool running;                   /* its process runs */
 	bool disk_bounded;              /* its own file system has a limit */
+	bool paused;                    /* frozen by someone; it counts as running */
+	bool oom;                       /* it was killed for want of memory */
+	char owner[ANSWER_OWNER_SIZE];  /* the instance in its label; "" without one */
 	bool restarting;                /* it does not, but the engine will start it again */
 	unsigned int restarts;          /* by the engine, since it was started by someone else */
 	unsigned int exit_code;         /* unless it runs: of the last run, 0 to 255 */

@@ -12,6 +12,9 @@
 #include "vmmon/engine/call.h"
 #include "vmmon/engine/frames.h"
 
+#include <inttypes.h>
+#include <sys/statvfs.h>
+
 #define RETRY_FIRST_MS 500
 #define RETRY_LAST_MS  15000
 #define BLIND_LOOKS    40    /* in a row: 10 s; then the engine is taken for lost */
@@ -26,8 +29,10 @@ enum phase {
 	PHASE_IDLE, /* nothing to ask, or waiting for the clock or an event */
 	PHASE_PING,
 	PHASE_VERSION,
-	PHASE_INFO, /* only for GPUs, and on this host */
-	PHASE_FIND, /* is there a container, and is it this one? */
+	PHASE_INFO,        /* only for GPUs, and on this host */
+	PHASE_FIND_VOLUME, /* on this host */
+	PHASE_FIND,        /* is there a container, and is it this one? */
+	PHASE_UNPAUSE,     /* somebody has frozen it */
 	PHASE_STOP,
 	PHASE_REMOVE,         /* it is another, or none is wanted */
 	PHASE_REMOVE_VOLUME,  /* of a container that is not wanted any more, on this host */
@@ -36,6 +41,7 @@ enum phase {
 	PHASE_PULL,
 	PHASE_FIND_NETWORK, /* on this host */
 	PHASE_NETWORK,      /* likewise */
+	PHASE_VOLUME,       /* likewise */
 	PHASE_CREATE,
 	PHASE_START,
 	PHASE_LOOK, /* what has become of it? */
@@ -66,10 +72,14 @@ struct engine {
 	enum goal goal;
 	uint32_t grace_s;
 	bool up;
-	bool unbounded;    /* the engine cannot limit a container's disk */
-	bool failing;      /* FAILED stands while it is tried again */
-	bool answered;     /* the engine, since the guest came up */
-	uint64_t since_ms; /* when the guest came up */
+	bool unbounded; /* the engine cannot limit a container's disk */
+	bool podman;
+	bool has_volume;
+	bool data_bounded, data_unbounded; /* the volume has a limit; the engine cannot limit one */
+	char root[ANSWER_PATH_SIZE]; /* of what the engine keeps on this host; "": not known */
+	bool failing;                /* FAILED stands while it is tried again */
+	bool answered;               /* the engine, since the guest came up */
+	uint64_t since_ms;           /* when the guest came up */
 	unsigned int version;
 	enum phase phase;
 	struct call *call;   /* owned; of the phase */
@@ -302,6 +312,7 @@ static void on_version(struct engine *e, const struct call_result *r)
 		no_answer(e, error);
 		return;
 	}
+	e->podman = answer_is_podman(r->body, r->len);
 	e->gpus = ANSWER_GPUS_NONE;
 	begin(e, e->goal == GOAL_RUN && (e->wish.gpus || on_host(e)) ? PHASE_INFO : PHASE_FIND);
 }
@@ -315,26 +326,114 @@ static bool lacks_limits(const struct engine *e, const struct call_result *r)
 	       (answer_has_limits(r->body, r->len, &has) < 0 || !has);
 }
 
-static void on_info(struct engine *e, const struct call_result *r)
+/* On this host each GPU has its name: says why the engine does not have them; false: it does. */
+static bool lacks_gpus(struct engine *e, const struct call_result *r)
 {
-	if (r->status != 200 || answer_gpus(r->body, r->len, &e->gpus) < 0) {
-		no_answer(e, -EBADMSG);
-		return;
+	char gpu[ANSWER_GPU_SIZE] = "", words[ANSWER_TEXT_SIZE];
+
+	if (!e->wish.gpus)
+		return false;
+	/* Its Docker API takes requests for devices and does nothing about them. */
+	if (e->podman || e->gpus == ANSWER_GPUS_NONE) {
+		give_up(e, e->podman ? "GPUs were asked for, but podman gives none to containers "
+				       "that are made by Docker's API: it takes Docker"
+				     : "GPUs were asked for, but the host's container engine has "
+				       "no nvidia runtime and no CDI device of NVIDIA's: it needs "
+				       "the NVIDIA driver and container toolkit");
+		return true;
 	}
-	if (lacks_limits(e, r))
+	if (e->gpus == ANSWER_GPUS_CDI)
+		(void)answer_missing_gpu(r->body, r->len, e->wish.gpu_names, gpu);
+	if (gpu[0] == '\0')
+		return false;
+	(void)snprintf(words, sizeof(words),
+		       "the host's container engine has no CDI device nvidia.com/gpu=%s: describe "
+		       "it with nvidia-ctk cdi generate, or set container_gpus in agentd.conf",
+		       gpu);
+	give_up(e, words);
+	return true;
+}
+
+static void on_info_of_host(struct engine *e, const struct call_result *r)
+{
+	if (answer_root(r->body, r->len, e->root) < 0)
+		no_answer(e, -EBADMSG);
+	else if (lacks_limits(e, r))
 		give_up(e, "the container engine cannot limit memory, processors and processes: "
 			   "give its user cgroup v2 with these controllers delegated, or, to do "
 			   "without, set engine_unlimited = yes in vmmon.conf");
-	else if (!e->wish.gpus || e->gpus == ANSWER_GPUS_NVIDIA ||
-		 (e->gpus == ANSWER_GPUS_CDI && !on_host(e)))
-		begin(e, PHASE_FIND);
+	else if (!lacks_gpus(e, r))
+		begin(e, PHASE_FIND_VOLUME);
+}
+
+static void on_info(struct engine *e, const struct call_result *r)
+{
+	if (r->status != 200 || answer_gpus(r->body, r->len, &e->gpus) < 0)
+		no_answer(e, -EBADMSG);
 	else if (on_host(e))
-		give_up(e, "GPUs were asked for, but the host's container engine has no nvidia "
-			   "runtime: it needs the NVIDIA driver and container toolkit");
+		on_info_of_host(e, r);
+	else if (!e->wish.gpus || e->gpus != ANSWER_GPUS_NONE)
+		begin(e, PHASE_FIND);
 	else
 		give_up(e, "the instance has GPUs, but the guest's container engine has no nvidia "
 			   "runtime and no CDI: its base image needs the NVIDIA driver and "
 			   "container toolkit");
+}
+
+/* What has our name and not our label is of somebody else: not replaced, started or removed. */
+static bool is_foreign(const struct engine *e, const char *owner)
+{
+	return on_host(e) && !STR_EQ(owner, e->config.instance);
+}
+
+static void refuse_foreign(struct engine *e, const char *what, const char *name)
+{
+	char words[ANSWER_TEXT_SIZE];
+
+	(void)snprintf(words, sizeof(words),
+		       "the engine has a %s %s that this agent has not made (it lacks the "
+		       "label " WISH_INSTANCE
+		       "=%s): it is left alone; rename or remove it, then start the "
+		       "instance again",
+		       what, name, e->config.instance);
+	give_up(e, words);
+}
+
+/* How much is free where the engine keeps what it has; false: there is no telling. */
+static bool free_mib(const struct engine *e, uint64_t *ret_mib)
+{
+	char path[ANSWER_PATH_SIZE];
+	struct statvfs st;
+	char *slash;
+
+	(void)snprintf(path, sizeof(path), "%s", e->root);
+	/* Its folders may be closed to us; those above them are, as a rule, on the same disk. */
+	while (statvfs(path, &st) < 0) {
+		slash = strrchr(path, '/');
+		if (!slash || slash == path)
+			return false;
+		*slash = '\0';
+	}
+	*ret_mib = (uint64_t)st.f_bavail * st.f_frsize >> 20;
+	return true;
+}
+
+/* Says so when the host's disk is about to be full, on which tenants' data has no limit. */
+static bool lacks_space(struct engine *e)
+{
+	char words[ANSWER_TEXT_SIZE];
+	uint64_t mib;
+
+	if (!on_host(e) || e->config.reserve_mib == 0 || !free_mib(e, &mib) ||
+	    mib >= e->config.reserve_mib)
+		return false;
+	(void)snprintf(words, sizeof(words),
+		       "only %" PRIu64 " MiB are free on the disk of the container engine "
+		       "(%.80s), and engine_reserve in vmmon.conf keeps %u: make room, then start "
+		       "the instance again",
+		       mib, e->root, e->config.reserve_mib);
+	give_up(e, words);
+	return true;
 }
 
 /*
@@ -346,11 +445,20 @@ static void without_container(struct engine *e)
 	if (e->goal == GOAL_STOP) {
 		reached(e, PROTO_CONTAINER_STOPPED);
 	} else if (e->goal == GOAL_REMOVE) {
-		begin(e, PHASE_REMOVE_VOLUME);
-	} else {
+		begin(e, PHASE_FIND_VOLUME);
+	} else if (!lacks_space(e)) {
 		e->pull = (struct pull){0};
 		begin(e, on_host(e) ? PHASE_PULL : PHASE_IMAGE);
 	}
+}
+
+/* One with our wish is there. */
+static void go_on_with(struct engine *e, const struct answer_container *c)
+{
+	if (c->paused)
+		begin(e, PHASE_UNPAUSE);
+	else if (c->running || !lacks_space(e))
+		begin(e, PHASE_START);
 }
 
 static void on_find(struct engine *e, const struct call_result *r)
@@ -365,11 +473,48 @@ static void on_find(struct engine *e, const struct call_result *r)
 		no_answer(e, -EBADMSG);
 		return;
 	}
-	if (e->goal == GOAL_STOP)
+	if (is_foreign(e, c.owner) && e->goal == GOAL_RUN)
+		refuse_foreign(e, "container", e->name);
+	else if (is_foreign(e, c.owner))
+		without_container(e);
+	else if (e->goal == GOAL_STOP)
 		begin(e, PHASE_STOP);
+	else if (e->goal == GOAL_RUN && STR_EQ(c.hash, e->wish.hash))
+		go_on_with(e, &c);
 	else
-		begin(e, e->goal == GOAL_RUN && STR_EQ(c.hash, e->wish.hash) ? PHASE_START
-									     : PHASE_REMOVE);
+		begin(e, PHASE_REMOVE);
+}
+
+/* What comes after the volume was looked for, and is not to be removed. */
+static void after_volume(struct engine *e)
+{
+	begin(e, e->goal == GOAL_REMOVE ? PHASE_FIND_NETWORK : PHASE_FIND);
+}
+
+static void on_find_volume(struct engine *e, const struct call_result *r)
+{
+	struct answer_thing volume = {0};
+
+	if (r->status != 404 && (r->status != 200 || answer_thing(r->body, r->len, &volume) < 0)) {
+		refused(e, r, "the container's volume cannot be looked for");
+		return;
+	}
+	e->has_volume = r->status == 200;
+	e->data_bounded = volume.bounded;
+	if (e->has_volume && e->goal == GOAL_RUN && is_foreign(e, volume.owner))
+		refuse_foreign(e, "volume", e->volume);
+	else if (e->has_volume && e->goal == GOAL_REMOVE && !is_foreign(e, volume.owner))
+		begin(e, PHASE_REMOVE_VOLUME);
+	else
+		after_volume(e);
+}
+
+static void on_unpause(struct engine *e, const struct call_result *r)
+{
+	if (r->status == 204 || r->status == 404)
+		begin(e, PHASE_FIND);
+	else
+		refused(e, r, "the container, which somebody has paused, cannot go on");
 }
 
 static void on_stop(struct engine *e, const struct call_result *r)
@@ -383,7 +528,7 @@ static void on_stop(struct engine *e, const struct call_result *r)
 static void on_remove_volume(struct engine *e, const struct call_result *r)
 {
 	if (r->status == 204 || r->status == 404)
-		begin(e, PHASE_REMOVE_NETWORK);
+		after_volume(e);
 	else
 		refused(e, r, "the container's data cannot be removed");
 }
@@ -503,33 +648,59 @@ static void on_pull(struct engine *e, const struct call_result *r)
 
 static void on_find_network(struct engine *e, const struct call_result *r)
 {
-	if (r->status == 200 || r->status == 404)
-		begin(e, r->status == 200 ? PHASE_CREATE : PHASE_NETWORK);
-	else
+	struct answer_thing network = {0};
+	bool there = r->status == 200;
+
+	if (r->status != 404 && (!there || answer_thing(r->body, r->len, &network) < 0))
 		refused(e, r, "the container's network cannot be looked for");
+	else if (e->goal == GOAL_REMOVE && (!there || is_foreign(e, network.owner)))
+		reached(e, PROTO_CONTAINER_GONE);
+	else if (e->goal == GOAL_REMOVE)
+		begin(e, PHASE_REMOVE_NETWORK);
+	else if (!there)
+		begin(e, PHASE_NETWORK);
+	else if (is_foreign(e, network.owner))
+		refuse_foreign(e, "network", e->name);
+	else
+		begin(e, e->has_volume ? PHASE_CREATE : PHASE_VOLUME);
 }
 
 static void on_network(struct engine *e, const struct call_result *r)
 {
 	if (r->status == 200 || r->status == 201)
-		begin(e, PHASE_CREATE);
+		begin(e, e->has_volume ? PHASE_CREATE : PHASE_VOLUME);
 	else
 		refused(e, r, "the container's network cannot be made");
 }
 
-/* The engine cannot limit the disk; without that limit it will. */
+/* The engine cannot limit something on its disk, as was asked of it; without that it will. */
 static bool quota_refused(const struct engine *e, const struct call_result *r)
 {
 	char message[ANSWER_TEXT_SIZE];
 
 	answer_message(r->body, r->len, message);
-	return r->status >= 400 && e->wish.create_unbounded && !e->unbounded &&
-	       trouble_of(message) == TROUBLE_QUOTA;
+	return r->status >= 400 && e->wish.disk_mib > 0 && trouble_of(message) == TROUBLE_QUOTA;
+}
+
+static void on_volume(struct engine *e, const struct call_result *r)
+{
+	if (!e->data_unbounded && quota_refused(e, r)) {
+		e->data_unbounded = true;
+		begin(e, PHASE_VOLUME);
+		return;
+	}
+	if (r->status != 200 && r->status != 201) {
+		refused(e, r, "the container's volume cannot be made");
+		return;
+	}
+	e->has_volume = true;
+	e->data_bounded = e->wish.disk_mib > 0 && !e->data_unbounded;
+	begin(e, PHASE_CREATE);
 }
 
 static void on_create(struct engine *e, const struct call_result *r)
 {
-	if (quota_refused(e, r)) {
+	if (!e->unbounded && quota_refused(e, r)) {
 		e->unbounded = true;
 		begin(e, PHASE_CREATE);
 		return;
@@ -583,16 +754,18 @@ static bool has_settled(struct engine *e, const struct answer_container *c)
 /* How it has ended, for people; the exit code is told beside it. */
 static void end_words(const struct answer_container *c, char words[static ANSWER_TEXT_SIZE])
 {
+	const char *why =
+		c->oom && !c->error[0] ? "it took more memory than it may have" : c->error;
 	int n = 0;
 
 	if (c->restarting && c->restarts > 1)
 		n = snprintf(words, ANSWER_TEXT_SIZE,
 			     "%u times since it was started; the engine starts it again%s",
-			     c->restarts, c->error[0] ? ": " : "");
+			     c->restarts, why[0] ? ": " : "");
 	else if (c->restarting)
 		n = snprintf(words, ANSWER_TEXT_SIZE, "the engine starts it again%s",
-			     c->error[0] ? ": " : "");
-	(void)snprintf(words + n, ANSWER_TEXT_SIZE - (size_t)n, "%s", c->error);
+			     why[0] ? ": " : "");
+	(void)snprintf(words + n, ANSWER_TEXT_SIZE - (size_t)n, "%s", why);
 }
 
 /* Runs again, but for how long? What was said of its end stands. */
@@ -634,6 +807,40 @@ static void look_went_blind(struct engine *e)
 	arm_look(e);
 }
 
+/* What a container that runs lacks of what was asked for. */
+static void lack_words(const struct engine *e, const struct answer_container *c,
+		       char words[static ANSWER_TEXT_SIZE])
+{
+	bool disk = !c->disk_bounded, data = !e->data_bounded;
+
+	if (e->wish.disk_mib > 0 && (disk || data))
+		(void)snprintf(words, ANSWER_TEXT_SIZE, "%s no limit: the engine cannot limit %s",
+			       !data  ? "its disk has"
+			       : disk ? "its disk and /data have"
+				      : "/data has",
+			       disk && data ? "them" : "it");
+}
+
+static void status_of(const struct engine *e, const struct answer_container *c,
+		      struct engine_status *ret_next)
+{
+	memcpy(ret_next->id, c->id, sizeof(ret_next->id));
+	if (!c->running) {
+		ret_next->state = PROTO_CONTAINER_EXITED;
+		ret_next->exit_code = c->exit_code;
+		end_words(c, ret_next->words);
+		hide(ret_next->words, e->wish.password);
+	} else if (c->paused) {
+		ret_next->state = PROTO_CONTAINER_FAILED;
+		(void)snprintf(
+			ret_next->words, sizeof(ret_next->words),
+			"the container was paused by someone else; start the instance again");
+	} else {
+		ret_next->state = PROTO_CONTAINER_RUNNING;
+		lack_words(e, c, ret_next->words);
+	}
+}
+
 static void on_look(struct engine *e, const struct call_result *r)
 {
 	struct engine_status next = {0};
@@ -650,23 +857,18 @@ static void on_look(struct engine *e, const struct call_result *r)
 		look_went_blind(e);
 		return;
 	}
+	if (is_foreign(e, c.owner)) {
+		refuse_foreign(e, "container", e->name);
+		return;
+	}
 	e->blind = 0;
 	e->retry_ms = RETRY_FIRST_MS;
-	memcpy(next.id, c.id, sizeof(next.id));
-	next.state = c.running ? PROTO_CONTAINER_RUNNING : PROTO_CONTAINER_EXITED;
-	if (!c.running) {
-		next.exit_code = c.exit_code;
-		end_words(&c, next.words);
-		hide(next.words, e->wish.password);
-	} else if (e->wish.create_unbounded && !c.disk_bounded) {
-		(void)snprintf(next.words, sizeof(next.words),
-			       "its disk has no limit: the engine cannot limit it");
-	}
+	status_of(e, &c, &next);
 	if (!c.running || !e->wish.ssh)
 		login_stop(e->login);
-	else
-		login_begin(e->login, e->version, c.started);
-	if (c.running && !has_settled(e, &c))
+	else if (!c.paused)
+		login_begin(e->login, e->version, c.id, c.started);
+	if (c.running && !c.paused && !has_settled(e, &c))
 		tell_settling(e);
 	else
 		publish(e, &next);
@@ -687,10 +889,14 @@ static const struct {
 	[PHASE_INFO] = {"GET", "/info", NULL, PROTO_CONTAINER_WAITING, SHORT_MS, on_info},
 	[PHASE_FIND] = {"GET", "/containers/", "/json", PROTO_CONTAINER_STARTING, SHORT_MS,
 			on_find},
+	[PHASE_UNPAUSE] = {"POST", "/containers/", "/unpause", PROTO_CONTAINER_STARTING, LONG_MS,
+			   on_unpause},
 	[PHASE_STOP] = {"POST", "/containers/", "/stop?t=", PROTO_CONTAINER_STARTING, LONG_MS,
 			on_stop},
 	[PHASE_REMOVE] = {"DELETE", "/containers/", "?force=true", PROTO_CONTAINER_STARTING,
 			  LONG_MS, on_remove},
+	[PHASE_FIND_VOLUME] = {"GET", "/volumes/", NULL, PROTO_CONTAINER_STARTING, SHORT_MS,
+			       on_find_volume},
 	[PHASE_REMOVE_VOLUME] = {"DELETE", "/volumes/", NULL, PROTO_CONTAINER_STARTING, LONG_MS,
 				 on_remove_volume},
 	[PHASE_REMOVE_NETWORK] = {"DELETE", "/networks/", "", PROTO_CONTAINER_STARTING, LONG_MS,
@@ -701,6 +907,8 @@ static const struct {
 				on_find_network},
 	[PHASE_NETWORK] = {"POST", "/networks/create", NULL, PROTO_CONTAINER_STARTING, LONG_MS,
 			   on_network},
+	[PHASE_VOLUME] = {"POST", "/volumes/create", NULL, PROTO_CONTAINER_STARTING, LONG_MS,
+			  on_volume},
 	[PHASE_CREATE] = {"POST", "/containers/create?name=", "", PROTO_CONTAINER_STARTING, LONG_MS,
 			  on_create},
 	[PHASE_START] = {"POST", "/containers/", "/start", PROTO_CONTAINER_STARTING, LONG_MS,
@@ -728,23 +936,32 @@ static void make_path(const struct engine *e, enum phase phase, char path[static
 	else if (phase == PHASE_REMOVE) /* on this host with the volumes that the image declares */
 		(void)snprintf(path, size, "%s%s%s%s", phases[phase].path, e->name, tail,
 			       on_host(e) ? "&v=true" : "");
-	else if (phase == PHASE_REMOVE_VOLUME)
+	else if (phase == PHASE_FIND_VOLUME || phase == PHASE_REMOVE_VOLUME)
 		(void)snprintf(path, size, "%s%s", phases[phase].path, e->volume);
 	else
 		(void)snprintf(path, size, "%s%s%s", phases[phase].path, tail ? e->name : "",
 			       tail ? tail : "");
 }
 
-static const char *body_of(const struct engine *e, enum phase phase)
+static char *make_volume(const struct engine *e)
 {
+	return wish_host_volume(e->config.instance, e->data_unbounded ? 0 : e->wish.disk_mib,
+				e->podman);
+}
+
+static const char *body_of(const struct engine *e, enum phase phase, const char *volume)
+{
+	bool cdi = e->gpus == ANSWER_GPUS_CDI && e->wish.create_cdi;
+
 	if (phase == PHASE_NETWORK)
 		return e->wish.network;
+	if (phase == PHASE_VOLUME)
+		return volume;
 	if (phase != PHASE_CREATE)
 		return NULL;
 	if (e->unbounded)
-		return e->wish.create_unbounded;
-	return e->gpus == ANSWER_GPUS_CDI && e->wish.create_cdi ? e->wish.create_cdi
-								: e->wish.create;
+		return cdi ? e->wish.create_cdi_unbounded : e->wish.create_unbounded;
+	return cdi ? e->wish.create_cdi : e->wish.create;
 }
 
 /* A connection that broke: is it the pull's, the network's, or is there no engine? */
@@ -774,12 +991,13 @@ static void begin(struct engine *e, enum phase phase)
 {
 	char path[PATH_SIZE];
 	uint32_t grace_ms = phase == PHASE_STOP ? e->grace_s * (uint32_t)MSEC_PER_SEC : 0;
+	_cleanup_free_ char *volume = phase == PHASE_VOLUME ? make_volume(e) : NULL;
 	int r;
 	const struct call_request request = {
 		.method = phases[phase].method,
 		.path = path,
 		.auth = phase == PHASE_PULL ? e->wish.auth : NULL,
-		.body = body_of(e, phase),
+		.body = body_of(e, phase, volume),
 		.silence_ms = phases[phase].silence_ms + grace_ms,
 		.arg = e,
 		.on_line = phase == PHASE_PULL ? on_pull_line : NULL,
@@ -845,12 +1063,13 @@ static void watch_events(struct engine *e)
 
 	/*
 	 * {"type":["container"],"container":["qudata"],"event":[…]}. The last two events are
-	 * podman's words for the two before them.
+	 * podman's words for two of the others.
 	 */
 	(void)snprintf(path, sizeof(path),
 		       "/v%u.%u/events?filters=%%7B%%22type%%22%%3A%%5B%%22container%%22%%5D%%2C"
 		       "%%22container%%22%%3A%%5B%%22%s%%22%%5D%%2C%%22event%%22%%3A"
-		       "%%5B%%22start%%22%%2C%%22die%%22%%2C%%22destroy%%22%%2C%%22died%%22%%2C"
+		       "%%5B%%22start%%22%%2C%%22die%%22%%2C%%22destroy%%22%%2C%%22pause%%22%%2C"
+		       "%%22unpause%%22%%2C%%22died%%22%%2C"
 		       "%%22remove%%22%%5D%%7D",
 		       e->version / 1000, e->version % 1000, e->name);
 	if (!e->events)
@@ -878,7 +1097,7 @@ static void set_out(struct engine *e)
 	e->pull_tries = 0;
 	e->retry_ms = RETRY_FIRST_MS;
 	e->since_ms = rpc_now_ms();
-	e->failing = e->unbounded = false;
+	e->failing = e->unbounded = e->data_unbounded = false;
 	start_over(e);
 }
 

@@ -11,11 +11,13 @@
  *   EXITED    its process has ended; the engine starts it again by itself, and once that has
  *             happened, it is RUNNING only after it has stayed up for a while
  *   FAILED    given up, with words; tried again when the wish is set again or the guest boots.
- *             On this host a missing engine, a stop and a removal are tried again for ever
+ *             On this host a missing engine, a stop and a removal are tried again for ever. A
+ *             container that somebody has paused is FAILED, too, until somebody goes on with it
  *   STOPPED   as was wanted; what it has stays
  *   GONE      as was wanted; removed with its data
  *
- * Level-triggered, too: whatever the guest holds already is found by its label and kept.
+ * Level-triggered, too: whatever the guest holds already is found by its label and kept. On this
+ * host, what has a name of ours without our label belongs to somebody else, and is left alone.
  * Trust: runs in vmmon; reads answers of a container engine in a guest, which its tenant owns.
  */
 #pragma once
@@ -52,6 +54,7 @@ struct engine_config {
 	const char *instance; /* whose container on this host it is; borrowed. NULL: a guest's */
 	const char *socket;   /* on this host: the engine's, for messages; borrowed */
 	bool unlimited;       /* on this host: an engine that cannot limit containers will do */
+	uint32_t reserve_mib; /* on this host: nothing is pulled or started with less free */
 };
 
 struct engine;

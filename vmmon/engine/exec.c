@@ -9,7 +9,6 @@
 #include "vmmon/engine/answers.h"
 #include "vmmon/engine/call.h"
 #include "vmmon/engine/frames.h"
-#include "vmmon/engine/wish.h"
 
 #include <jansson.h>
 
@@ -161,8 +160,8 @@ static int begin(struct exec *x, const struct exec_request *request)
 	x->limit = event_new(x->base, -1, 0, on_limit, x);
 	if (!body || !x->limit || event_add(x->limit, &limit) < 0)
 		return -ENOMEM;
-	(void)snprintf(path, sizeof(path), "/v%u.%u/containers/" WISH_CONTAINER "/exec",
-		       x->version / 1000, x->version % 1000);
+	(void)snprintf(path, sizeof(path), "/v%u.%u/containers/%s/exec", x->version / 1000,
+		       x->version % 1000, request->container);
 	r = call_start(x->base, x->link, &call, &x->call);
 	if (r < 0)
 		x->call = NULL;

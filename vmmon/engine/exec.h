@@ -15,6 +15,7 @@
 
 struct exec_request {
 	unsigned int version;    /* of the engine's API */
+	const char *container;   /* its id */
 	const char *const *argv; /* ends with NULL. Constants: never a text of a request */
 	uint32_t limit_ms;       /* then it is given up, though it may go on in the container */
 	void *arg;

@@ -7,16 +7,16 @@
 #include "vmmon/engine/login.h"
 
 #include "common/pubkey.h"
+#include "vmmon/engine/answers.h"
 #include "vmmon/engine/call.h"
 #include "vmmon/engine/exec.h"
 #include "vmmon/engine/keyfile.h"
-#include "vmmon/engine/wish.h"
 
 #define KEYS_MS      30000  /* of silence */
 #define SERVE_MS     180000 /* emulated guests take their time to make host keys */
 #define INSTALL_MS   (15 * 60 * 1000)
 #define STARTED_SIZE 64
-#define PATH_SIZE    160
+#define PATH_SIZE    192
 
 /* What the scripts below exit with. */
 enum {
@@ -110,7 +110,7 @@ struct login {
 	size_t keys_len;
 	bool runs; /* the container */
 	unsigned int version;
-	char started[STARTED_SIZE];
+	char container[ANSWER_ID_SIZE], started[STARTED_SIZE];
 	bool installed;    /* was tried in this run */
 	struct call *put;  /* owned; the keys on their way */
 	bool put_again;    /* there is a newer list */
@@ -170,9 +170,8 @@ static void put_keys(struct login *l)
 	request.body = archive;
 	request.body_len = len;
 	(void)snprintf(path, sizeof(path),
-		       "/v%u.%u/containers/" WISH_CONTAINER "/archive?path=" KEYFILE_HOME
-		       "&noOverwriteDirNonDir=1",
-		       l->version / 1000, l->version % 1000);
+		       "/v%u.%u/containers/%s/archive?path=" KEYFILE_HOME "&noOverwriteDirNonDir=1",
+		       l->version / 1000, l->version % 1000, l->container);
 	if (!archive || call_start(l->config.base, l->config.link, &request, &l->put) < 0) {
 		l->put = NULL; /* the connection is gone, and with it this run */
 		l->config.on_keys(l->config.ctx);
@@ -262,6 +261,7 @@ static void run(struct login *l, const char *const *argv)
 	bool serves = argv == serve_argv;
 	const struct exec_request request = {
 		.version = l->version,
+		.container = l->container,
 		.argv = argv,
 		.limit_ms = serves ? SERVE_MS : INSTALL_MS,
 		.arg = l,
@@ -295,13 +295,15 @@ void login_free(struct login *l)
 	free(l);
 }
 
-void login_begin(struct login *l, unsigned int version, const char *started)
+void login_begin(struct login *l, unsigned int version, const char *container, const char *started)
 {
-	if (l->runs && strncmp(l->started, started, sizeof(l->started) - 1) == 0)
+	if (l->runs && STR_EQ(l->container, container) &&
+	    strncmp(l->started, started, sizeof(l->started) - 1) == 0)
 		return;
 	login_stop(l);
 	l->runs = true;
 	l->version = version;
+	(void)snprintf(l->container, sizeof(l->container), "%s", container);
 	(void)snprintf(l->started, sizeof(l->started), "%s", started);
 	tell(l, PROTO_LOGIN_TRYING, "", "the container's sshd is being looked for");
 	if (l->keys)

@@ -48,9 +48,10 @@ void login_free(struct login *l);
 
 /*
  * The container runs, since @started (a text that is another for each run): brings its sshd to
- * life. Harmless when that was done or is being done. @version: of the engine's API.
+ * life. Harmless when that was done or is being done. @version: of the engine's API; @container:
+ * its id.
  */
-void login_begin(struct login *l, unsigned int version, const char *started);
+void login_begin(struct login *l, unsigned int version, const char *container, const char *started);
 
 /* It does not run, or there is no way to it. */
 void login_stop(struct login *l);

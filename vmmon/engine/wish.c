@@ -35,7 +35,9 @@ void wish_done(struct wish *wish)
 	wipe(wish->create); /* the environment is as secret as a password */
 	wipe(wish->create_cdi);
 	wipe(wish->create_unbounded);
+	wipe(wish->create_cdi_unbounded);
 	free(wish->network);
+	free(wish->gpu_names);
 	free(wish->pull);
 	*wish = (struct wish){0};
 }
@@ -271,36 +273,49 @@ struct parts {
 	struct wish_host on_host;
 };
 
-/* The same container, so the same hash: how it gets its GPUs is the guest's matter. */
-static int make_create_cdi(struct wish *wish, const json_t *body, json_t *host)
+/* The same container, so the same hash: how it gets its GPUs is the engine's matter. */
+static int make_create_cdi(struct wish *wish, const json_t *body, json_t *host,
+			   const struct wish_host *h)
 {
-	if (put_gpus_cdi(host) < 0)
+	if ((h->instance ? wish_host_put_gpus(host, h, /* cdi= */ true) : put_gpus_cdi(host)) < 0)
 		return -ENOMEM;
 	wish->create_cdi = json_dumps(body, JSON_COMPACT | JSON_SORT_KEYS);
 	return wish->create_cdi ? 0 : -ENOMEM;
 }
 
-/* The body with a limit of the disk takes the place of that without, which is kept beside it. */
-static int bound_disk(struct wish *wish, const json_t *body, json_t *host, json_int_t disk_mib)
+/* What was made so far has no limit of the disk: kept beside what takes its place, with one. */
+static int bound_disk(struct wish *wish, json_t *body, json_t *host, const struct wish_host *h)
 {
 	char size[32];
+	int r = 0;
 
-	(void)snprintf(size, sizeof(size), "%lldm", (long long)disk_mib);
+	(void)snprintf(size, sizeof(size), "%lldm", (long long)h->disk_mib);
 	if (json_object_set_new(host, "StorageOpt", json_pack("{s:s}", "size", size)) < 0)
 		return -ENOMEM;
 	wish->create_unbounded = TAKE_PTR(wish->create);
+	wish->create_cdi_unbounded = TAKE_PTR(wish->create_cdi);
+	if (wish->gpus)
+		r = make_create_cdi(wish, body, host, h);
+	if (r == 0 && wish->gpus)
+		r = wish_host_put_gpus(host, h, /* cdi= */ false);
+	if (r < 0)
+		return -ENOMEM;
 	wish->create = json_dumps(body, JSON_COMPACT | JSON_SORT_KEYS);
 	return wish->create ? 0 : -ENOMEM;
 }
 
 /* What is made beside the container, and in another way, on this host. */
-static int finish_on_host(struct wish *wish, const json_t *body, json_t *host,
-			  const struct wish_host *h)
+static int finish_on_host(struct wish *wish, json_t *body, json_t *host, const struct wish_host *h)
 {
+	char names[WISH_GPUS_SIZE];
+
+	wish_host_gpus(h, names);
+	wish->gpu_names = strdup(names);
 	wish->network = wish_host_network(h->instance);
-	if (!wish->network)
+	wish->disk_mib = h->disk_mib;
+	if (!wish->network || !wish->gpu_names)
 		return -ENOMEM;
-	return h->disk_mib > 0 ? bound_disk(wish, body, host, h->disk_mib) : 0;
+	return h->disk_mib > 0 ? bound_disk(wish, body, host, h) : 0;
 }
 
 static int make_create(struct wish *wish, const struct parts *p, struct err *reterr)
@@ -314,18 +329,18 @@ static int make_create(struct wish *wish, const struct parts *p, struct err *ret
 		r = put_env(body, p->env, wish->gpus, reterr);
 	if (r == 0)
 		r = put_ports(body, host, p->ports, p->ssh, reterr);
-	if (r == 0 && wish->gpus)
-		r = put_gpus(host);
 	if (r == 0 && p->on_host.instance)
 		r = wish_host_put(body, host, &p->on_host);
+	else if (r == 0 && wish->gpus)
+		r = put_gpus(host);
 	if (r == 0)
 		r = json_object_set(body, "HostConfig", host);
 	if (r == 0)
 		r = label_body(wish, body);
+	if (r == 0 && wish->gpus)
+		r = make_create_cdi(wish, body, host, &p->on_host);
 	if (r == 0 && p->on_host.instance)
 		r = finish_on_host(wish, body, host, &p->on_host);
-	else if (r == 0 && wish->gpus)
-		r = make_create_cdi(wish, body, host);
 	return r == -1 ? -ENOMEM : r;
 }
 
@@ -343,15 +358,15 @@ static int fill(struct wish *wish, const struct parts *p, struct err *reterr)
 	int r = imageref_parse(p->image, &ref, reterr);
 
 	if (r == 0)
-		r = wish_host_check(&p->on_host, p->ports != NULL, p->ssh != 0, reterr);
+		r = wish_host_check(&p->on_host, p->ports != NULL, reterr);
 	if (r < 0)
 		return r;
-	if (p->gpus < 0 || p->gpus > GPUS_MAX)
+	if (p->gpus < 0 || p->gpus > GPUS_MAX || (p->gpus > 0 && p->on_host.instance))
 		return err_set(reterr, -EINVAL, "gpus is out of range");
 	if (p->ssh < 0 || p->ssh > UINT16_MAX)
 		return err_set(reterr, -EINVAL, "ssh is no port");
 	(void)snprintf(wish->image, sizeof(wish->image), "%s", p->image);
-	wish->gpus = p->gpus > 0;
+	wish->gpus = p->gpus > 0 || json_array_size(p->on_host.gpu_ids) > 0;
 	wish->ssh = p->ssh > 0;
 	r = keep(&wish->login, p->login);
 	if (r == 0)
@@ -375,13 +390,13 @@ int wish_parse(const char *text, size_t len, const char *instance, struct wish *
 	json = json_loadb(text, len, JSON_REJECT_DUPLICATES, NULL);
 	if (!json ||
 	    json_unpack_ex(json, NULL, JSON_STRICT,
-			   "{s:s, s?s, s?s, s?s, s?o, s?o, s?I, s?I, s?o, s?I, s?I, s?I}", "image",
-			   &p.image, "login", &p.login, "password", &p.password, "command",
+			   "{s:s, s?s, s?s, s?s, s?o, s?o, s?I, s?I, s?o, s?I, s?I, s?I, s?o}",
+			   "image", &p.image, "login", &p.login, "password", &p.password, "command",
 			   &p.command, "env", &p.env, "ports", &p.ports, "gpus", &p.gpus, "ssh",
 			   &p.ssh, "publish", &h->publish, "cpus", &h->cpus, "memory_mib",
-			   &h->memory_mib, "disk_mib", &h->disk_mib) < 0)
+			   &h->memory_mib, "disk_mib", &h->disk_mib, "gpu_ids", &h->gpu_ids) < 0)
 		return err_set(reterr, -EINVAL, "it is not the JSON of a wish");
-	h->gpus = p.gpus;
+	h->ssh = p.ssh;
 	r = fill(ret_wish, &p, reterr);
 	if (r < 0)
 		wish_done(ret_wish);

@@ -25,14 +25,17 @@
 
 struct wish {
 	char image[IMAGEREF_MAX + 1];
-	char *pull;                /* owned; path of the request that pulls the image */
-	char *auth;                /* owned; X-Registry-Auth, NULL without a login; secret */
-	char *login, *password;    /* owned; to be kept out of messages; may be NULL */
-	char *create;              /* owned; body of the request that makes the container */
-	char *create_cdi;          /* owned; the same for an engine that has GPUs by CDI only */
-	char *create_unbounded;    /* owned; the same without a limit of its disk; NULL: has none */
-	char *network;             /* owned; of the request that makes its network; NULL: none */
-	char hash[WISH_HASH_SIZE]; /* of all that the container is made of; in its label */
+	char *pull;             /* owned; path of the request that pulls the image */
+	char *auth;             /* owned; X-Registry-Auth, NULL without a login; secret */
+	char *login, *password; /* owned; to be kept out of messages; may be NULL */
+	char *create;           /* owned; body of the request that makes the container */
+	char *create_cdi;       /* owned; the same for an engine that has GPUs by CDI only */
+	char *create_unbounded; /* owned; as create without a limit of its disk; NULL: has none */
+	char *create_cdi_unbounded; /* owned; both; NULL as for one of them */
+	char *network;              /* owned; of the request that makes its network; NULL: none */
+	char *gpu_names;            /* owned; on this host: as wish_host_gpus() has them */
+	json_int_t disk_mib;        /* on this host: the limit of its disk and of /data; 0: none */
+	char hash[WISH_HASH_SIZE];  /* of all that the container is made of; in its label */
 	bool gpus;
 	bool ssh; /* the tenant logs in to the container, where it can have an sshd */
 };
@@ -42,7 +45,8 @@ struct wish {
  *  "ports": [number], "gpus": number, "ssh": port of the guest that leads to the container's
  *  port 22}; all but image may be absent, nothing else may be there.
  * For @instance on this host (NULL: for a guest) "publish", "cpus" and "memory_mib" of struct
- * wish_host must be there, in place of "ports", and "disk_mib" may.
+ * wish_host must be there, in place of "ports", and "disk_mib" and "gpu_ids" (in place of "gpus")
+ * may; "ssh" is then a port of this host.
  * Returns 0, -EINVAL with the reason, or -ENOMEM.
  */
 int wish_parse(const char *text, size_t len, const char *instance, struct wish *ret_wish,

@@ -13,6 +13,7 @@
 #define PROCESSES_MAX 4096
 #define LOG_SIZE      "16m" /* of what it prints */
 #define VISIBLE_GPUS  "NVIDIA_VISIBLE_DEVICES="
+#define SSH_PORT      22 /* of the container */
 
 void wish_name(const char *instance, char ret_name[static WISH_NAME_SIZE])
 {
@@ -42,14 +43,33 @@ static bool ports_ok(const json_t *publish)
 	return json_is_array(publish);
 }
 
-int wish_host_check(const struct wish_host *h, bool has_ports, bool ssh, struct err *reterr)
+/* Numbers and UUIDs, also those of parts of a GPU. */
+static bool gpu_ok(const char *name)
+{
+	static const char chars[] =
+		"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-";
+	size_t n = name ? strlen(name) : 0;
+
+	return n > 0 && n <= WISH_GPU_MAX && name[0] != '-' && name[strspn(name, chars)] == '\0';
+}
+
+static bool gpus_ok(const json_t *ids)
+{
+	for (size_t i = 0; i < json_array_size(ids); i++)
+		if (!gpu_ok(json_string_value(json_array_get(ids, i))))
+			return false;
+	return !ids || (json_is_array(ids) && json_array_size(ids) <= WISH_GPUS_MAX);
+}
+
+int wish_host_check(const struct wish_host *h, bool has_ports, struct err *reterr)
 {
 	if (!h->instance)
-		return !h->publish && h->cpus == 0 && h->memory_mib == 0 && h->disk_mib == 0
+		return !h->publish && !h->gpu_ids && h->cpus == 0 && h->memory_mib == 0 &&
+				       h->disk_mib == 0
 			       ? 0
 			       : err_set(reterr, -EINVAL, "limits are for containers on the host");
-	if (ssh)
-		return err_set(reterr, -EINVAL, "ssh is for containers in a guest");
+	if (!gpus_ok(h->gpu_ids))
+		return err_set(reterr, -EINVAL, "gpu_ids holds something else than names of GPUs");
 	if (has_ports || !ports_ok(h->publish))
 		return err_set(reterr, -EINVAL, "publish holds something else than pairs of ports");
 	if (h->cpus < 1 || h->cpus > CPUS_MAX || h->memory_mib < 1 || h->memory_mib > MIB_MAX ||
@@ -58,28 +78,37 @@ int wish_host_check(const struct wish_host *h, bool has_ports, bool ssh, struct 
 	return 0;
 }
 
-static int put_ports(json_t *body, json_t *host, const json_t *publish)
+/* Publishes @port of the container as @number of 127.0.0.1. */
+static int publish_port(json_t *exposed, json_t *bound, json_int_t port, json_int_t number)
+{
+	char key[16], text[8];
+
+	(void)snprintf(key, sizeof(key), "%u/tcp", (unsigned int)port);
+	(void)snprintf(text, sizeof(text), "%u", (unsigned int)number);
+	if (json_object_set_new(exposed, key, json_object()) < 0)
+		return -ENOMEM;
+	return json_object_set_new(
+		       bound, key,
+		       json_pack("[{s:s, s:s}]", "HostIp", "127.0.0.1", "HostPort", text)) < 0
+		       ? -ENOMEM
+		       : 0;
+}
+
+static int put_ports(json_t *body, json_t *host, const struct wish_host *h)
 {
 	json_t *exposed = json_object(), *bound = json_object();
 
 	if (json_object_set_new(body, "ExposedPorts", exposed) < 0 ||
 	    json_object_set_new(host, "PortBindings", bound) < 0)
 		return -ENOMEM;
-	for (size_t i = 0; i < json_array_size(publish); i++) {
-		const json_t *pair = json_array_get(publish, i);
-		char key[16], number[8];
+	for (size_t i = 0; i < json_array_size(h->publish); i++) {
+		const json_t *pair = json_array_get(h->publish, i);
 
-		(void)snprintf(key, sizeof(key), "%u/tcp",
-			       (unsigned int)json_integer_value(json_array_get(pair, 0)));
-		(void)snprintf(number, sizeof(number), "%u",
-			       (unsigned int)json_integer_value(json_array_get(pair, 1)));
-		if (json_object_set_new(exposed, key, json_object()) < 0 ||
-		    json_object_set_new(bound, key,
-					json_pack("[{s:s, s:s}]", "HostIp", "127.0.0.1", "HostPort",
-						  number)) < 0)
+		if (publish_port(exposed, bound, json_integer_value(json_array_get(pair, 0)),
+				 json_integer_value(json_array_get(pair, 1))) < 0)
 			return -ENOMEM;
 	}
-	return 0;
+	return h->ssh > 0 ? publish_port(exposed, bound, SSH_PORT, h->ssh) : 0;
 }
 
 /*
@@ -103,23 +132,53 @@ static int put_limits(json_t *host, const struct wish_host *h, const char *name)
 	return r;
 }
 
-/*
- * As many as were asked for, not all. Where NVIDIA's runtime is the engine's default, a variable
- * is enough to get them, and images bring it along: whoever has asked for none gets none, and the
- * variable is the engine's matter.
- */
-static int put_gpus(json_t *body, json_t *host, json_int_t gpus)
+void wish_host_gpus(const struct wish_host *h, char ret_names[static WISH_GPUS_SIZE])
 {
-	json_t *request = json_array_get(json_object_get(host, "DeviceRequests"), 0);
+	size_t len = 0;
+
+	ret_names[0] = '\0';
+	for (size_t i = 0; i < json_array_size(h->gpu_ids); i++)
+		len += (size_t)snprintf(ret_names + len, WISH_GPUS_SIZE - len, "%s%s",
+					i > 0 ? "," : "",
+					json_string_value(json_array_get(h->gpu_ids, i)));
+}
+
+int wish_host_put_gpus(json_t *host, const struct wish_host *h, bool cdi)
+{
+	json_t *ids = json_array();
+
+	for (size_t i = 0; i < json_array_size(h->gpu_ids); i++)
+		if (json_array_append_new(ids, json_sprintf("%s%s", cdi ? "nvidia.com/gpu=" : "",
+							    json_string_value(json_array_get(
+								    h->gpu_ids, i)))) < 0) {
+			json_decref(ids);
+			return -ENOMEM;
+		}
+	return json_object_set_new(
+		host, "DeviceRequests",
+		cdi ? json_pack("[{s:s, s:o}]", "Driver", "cdi", "DeviceIDs", ids)
+		    : json_pack("[{s:s, s:o, s:[[s]]}]", "Driver", "nvidia", "DeviceIDs", ids,
+				"Capabilities", "gpu"));
+}
+
+/*
+ * Those that were asked for, not all. Where NVIDIA's runtime is the engine's default, a variable
+ * is enough to get them, and images bring it along: the tenant's own value never counts.
+ */
+static int put_gpus(json_t *body, json_t *host, const struct wish_host *h)
+{
 	json_t *env = json_object_get(body, "Env");
+	char names[WISH_GPUS_SIZE];
 
 	for (size_t i = json_array_size(env); i-- > 0;)
 		if (strncmp(json_string_value(json_array_get(env, i)), VISIBLE_GPUS,
 			    strlen(VISIBLE_GPUS)) == 0)
 			(void)json_array_remove(env, i);
-	if (gpus > 0)
-		return json_object_set_new(request, "Count", json_integer(gpus));
-	return json_array_append_new(env, json_string(VISIBLE_GPUS "void"));
+	wish_host_gpus(h, names);
+	if (json_array_append_new(
+		    env, json_sprintf("%s%s", VISIBLE_GPUS, names[0] ? names : "void")) < 0)
+		return -ENOMEM;
+	return names[0] ? wish_host_put_gpus(host, h, /* cdi= */ false) : 0;
 }
 
 /* What it prints is kept by the engine, on the host's disk and without end by default. */
@@ -136,8 +195,8 @@ int wish_host_put(json_t *body, json_t *host, const struct wish_host *h)
 
 	wish_name(h->instance, name);
 	wish_volume(h->instance, volume);
-	if (put_ports(body, host, h->publish) < 0 || put_limits(host, h, name) < 0 ||
-	    put_gpus(body, host, h->gpus) < 0 || put_log(host) < 0 ||
+	if (put_ports(body, host, h) < 0 || put_limits(host, h, name) < 0 ||
+	    put_gpus(body, host, h) < 0 || put_log(host) < 0 ||
 	    json_object_set_new(host, "Binds", json_pack("[s+]", volume, ":/data")) < 0 ||
 	    json_object_set_new(body, "Labels", json_pack("{s:s}", WISH_INSTANCE, h->instance)) < 0)
 		return -ENOMEM;
@@ -153,6 +212,23 @@ char *wish_host_network(const char *instance)
 	wish_name(instance, name);
 	json = json_pack("{s:s, s:s, s:b, s:{s:s}}", "Name", name, "Driver", "bridge",
 			 "CheckDuplicate", 1, "Labels", WISH_INSTANCE, instance);
+	text = json ? json_dumps(json, JSON_COMPACT) : NULL;
+	json_decref(json);
+	return text;
+}
+
+char *wish_host_volume(const char *instance, json_int_t disk_mib, bool podman)
+{
+	char name[WISH_NAME_SIZE], size[32];
+	json_t *json, *options = json_object();
+	char *text;
+
+	wish_volume(instance, name);
+	(void)snprintf(size, sizeof(size), "%s%lldm", podman ? "size=" : "", (long long)disk_mib);
+	if (disk_mib > 0)
+		(void)json_object_set_new(options, podman ? "o" : "size", json_string(size));
+	json = json_pack("{s:s, s:s, s:o, s:{s:s}}", "Name", name, "Driver", "local", "DriverOpts",
+			 options, "Labels", WISH_INSTANCE, instance);
 	text = json ? json_dumps(json, JSON_COMPACT) : NULL;
 	json_decref(json);
 	return text;

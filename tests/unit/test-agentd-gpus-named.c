@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Unit tests of the GPUs that containers without VMs get.
+ * Trust: a test; reads nothing from outside.
+ */
+#include "agentd/gpus_named.h"
+#include "common/fd.h"
+
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <sys/stat.h>
+#include <unistd.h>
+/* cmocka wants those above first */
+#include <cmocka.h>
+
+static const uint64_t any[PROTO_MAX_GPUS];
+
+static void test_list(void **state)
+{
+	static const char *const bad[] = {"GPU-1,GPU-1", "a/b",
+					  "GPU-0123456789012345678901234567890123456789012345",
+					  "-1", "0,1,2,3,4,5,6,7,8,9,a,b,c,d,e,f,g"};
+	struct gpus_named gpus;
+	struct err err;
+
+	(void)state;
+	assert_int_equal(gpus_named_parse("", &gpus, &err), 0);
+	assert_int_equal(gpus.n, 0);
+	assert_int_equal(gpus_named_parse("GPU-b, 0,MIG-a-1", &gpus, &err), 0);
+	assert_int_equal(gpus.n, 3);
+	assert_string_equal(gpus.gpus[0].name, "GPU-b");
+	assert_string_equal(gpus.gpus[1].name, "0");
+	assert_string_equal(gpus.gpus[2].name, "MIG-a-1");
+	for (size_t i = 0; i < ARRAY_LEN(bad); i++)
+		if (gpus_named_parse(bad[i], &gpus, &err) != -EINVAL)
+			fail_msg("%s was taken", bad[i]);
+}
+
+static void put(int dirfd, const char *gpu, const char *text)
+{
+	char path[128];
+	int fd;
+
+	(void)snprintf(path, sizeof(path), "driver/nvidia/gpus/%s", gpu);
+	assert_int_equal(mkdirat(dirfd, path, 0700), 0);
+	(void)snprintf(path, sizeof(path), "driver/nvidia/gpus/%s/information", gpu);
+	fd = openat(dirfd, path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+	assert_true(fd >= 0);
+	assert_int_equal(write(fd, text, strlen(text)), (ssize_t)strlen(text));
+	(void)close(fd);
+}
+
+/* As the driver has them; in the order of addresses, not of the folder. */
+static void test_driver(void **state)
+{
+	char dir[] = "/tmp/qudata-hostgpus-XXXXXX", command[64];
+	struct gpus_named gpus;
+	int fd;
+
+	(void)state;
+	assert_non_null(mkdtemp(dir));
+	fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	assert_true(fd >= 0);
+	gpus_named_find(fd, &gpus);
+	assert_int_equal(gpus.n, 0);
+	assert_int_equal(mkdirat(fd, "driver", 0700), 0);
+	assert_int_equal(mkdirat(fd, "driver/nvidia", 0700), 0);
+	assert_int_equal(mkdirat(fd, "driver/nvidia/gpus", 0700), 0);
+	put(fd, "0000:81:00.0", "Model: \t\t NVIDIA A100\nGPU UUID: \t GPU-two\nBus Type: PCIe\n");
+	put(fd, "0000:01:00.0", "GPU UUID: \t GPU-one\n");
+	put(fd, "0000:41:00.0", "GPU UUID: \t GPU-????????\n");
+	put(fd, "nonsense", "GPU UUID: \t GPU-three\n");
+	put(fd, "0000:c1:00.0", "Model: something\n");
+	gpus_named_find(fd, &gpus);
+	assert_int_equal(gpus.n, 2);
+	assert_string_equal(gpus.gpus[0].name, "GPU-one");
+	assert_string_equal(gpus.gpus[1].name, "GPU-two");
+	assert_true(gpus.gpus[0].address < gpus.gpus[1].address);
+	(void)close(fd);
+	(void)snprintf(command, sizeof(command), "rm -r %s", dir);
+	assert_int_equal(system(command), 0);
+}
+
+static void test_take(void **state)
+{
+	struct gpus_named gpus = {.gpus = {{"a", 1, false}, {"b", 2, true}, {"c", 3, false}},
+				  .n = 3};
+	const uint64_t c[PROTO_MAX_GPUS] = {3}, b[PROTO_MAX_GPUS] = {2}, none[PROTO_MAX_GPUS] = {9};
+	char names[PROTO_MAX_GPUS][GPU_NAME_SIZE] = {0};
+	struct err err;
+
+	(void)state;
+	assert_int_equal(gpus_named_take(&gpus, 4, any, names, &err), -ENODEV);
+	assert_int_equal(gpus_named_take(&gpus, 3, any, names, &err), -EBUSY);
+	assert_int_equal(gpus_named_take(&gpus, 1, b, names, &err), -EBUSY);
+	assert_int_equal(gpus_named_take(&gpus, 1, none, names, &err), -ENODEV);
+	assert_string_equal(names[0], "");
+	assert_false(gpus.gpus[0].taken || gpus.gpus[2].taken);
+	assert_int_equal(gpus_named_take(&gpus, 1, c, names, &err), 0);
+	assert_string_equal(names[0], "c");
+	assert_int_equal(gpus_named_take(&gpus, 1, any, names, &err), 0);
+	assert_string_equal(names[0], "a");
+	assert_int_equal(gpus_named_take(&gpus, 1, any, names, &err), -EBUSY);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_list),
+		cmocka_unit_test(test_driver),
+		cmocka_unit_test(test_take),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
