@@ -1011,8 +1011,10 @@ void drive_peer_changed(void *ctx, enum peer_id id, bool up)
 			inst->seen.container.state = PROTO_CONTAINER_NONE;
 			inst->seen.container.words[0] = '\0';
 			inst->seen.powerdown_ms = 0;
-			if (inst->on_host) /* the list was its */
+			if (inst->on_host) { /* the list was its, and what it knew of the sshd */
 				inst->seen.keys_applied = 0;
+				inst->seen.container.login = PROTO_LOGIN_NONE;
+			}
 		}
 		if (up)
 			inst->retry_ms = 0;

@@ -172,7 +172,7 @@ static json_t *view_ssh_on_host(const struct instance *inst)
 	if (inside && seen->login_key[0] == '\0')
 		words = "the host key of the container's sshd is not known";
 	else if (!inside && words[0] == '\0')
-		words = "the container does not run";
+		words = "nothing is known of an sshd in the container yet";
 	return json_pack("{s:s, s:i, s:s, s:s, s:s, s:s}", "host", "127.0.0.1", "port",
 			 (int)instance_host_port(inst, inst->container_ssh), "user", "root",
 			 "host_key", inside ? seen->login_key : "", "in",

@@ -38,6 +38,8 @@ struct rig {
 	const char *instance; /* on this host; NULL: in a guest */
 	const char *owner;    /* in the labels of what is there on this host; NULL: the instance */
 	bool has_volume, has_network;
+	bool limited;        /* containers on this host have to be */
+	bool ignores_limits; /* though it says that it does not */
 	unsigned int restarts, exit_code;
 	const char *info, *start_refusal, *exec_output;
 	unsigned int exec_exits[4];       /* of each exec, one after the other */
@@ -111,13 +113,14 @@ static void inspect(struct link_conn *c)
 	if (label)
 		(void)snprintf(hash, sizeof(hash), "%.64s",
 			       label + strlen("\"" WISH_LABEL "\":\""));
-	(void)snprintf(
-		body, sizeof(body),
-		"{\"Id\":\"" HEX64 "\",\"RestartCount\":%u,\"State\":{\"Running\":%s,"
-		"\"Restarting\":%s,\"Paused\":%s,\"ExitCode\":%u,\"Error\":\"\"},"
-		"\"Config\":{\"Labels\":{\"" WISH_LABEL "\":\"%s\",\"" WISH_INSTANCE "\":\"%s\"}}}",
-		rig->restarts, rig->running ? "true" : "false", rig->restarting ? "true" : "false",
-		rig->paused ? "true" : "false", rig->exit_code, hash, owner_of(rig));
+	(void)snprintf(body, sizeof(body),
+		       "{\"Id\":\"" HEX64 "\",\"RestartCount\":%u,\"State\":{\"Running\":%s,"
+		       "\"Restarting\":%s,\"Paused\":%s,\"ExitCode\":%u,\"Error\":\"\"},"
+		       "\"HostConfig\":{\"Memory\":%s},\"Config\":{\"Labels\":{\"" WISH_LABEL
+		       "\":\"%s\",\"" WISH_INSTANCE "\":\"%s\"}}}",
+		       rig->restarts, rig->running ? "true" : "false",
+		       rig->restarting ? "true" : "false", rig->paused ? "true" : "false",
+		       rig->exit_code, rig->ignores_limits ? "0" : "1000", hash, owner_of(rig));
 	respond(c, "200 OK", body);
 }
 
@@ -333,7 +336,7 @@ static void rig_begin(struct rig *rig, const char *text)
 		.wait_ms = 60000,
 		.steady_ms = STEADY_MS,
 		.instance = rig->instance,
-		.unlimited = true,
+		.unlimited = !rig->limited,
 	};
 	struct wish wish;
 
@@ -687,6 +690,26 @@ static void test_replaced_by_foreign_on_host(void **state)
 	rig_end(&rig);
 }
 
+/* Nothing is started by an engine that says it can limit containers, and does not. */
+static void test_limits_ignored_on_host(void **state)
+{
+	static const char info[] = "{\"Runtimes\":{\"runc\":{}},\"MemoryLimit\":true,"
+				   "\"CpuCfsQuota\":true,\"PidsLimit\":true}";
+	struct rig rig = {.instance = "i", .info = info, .limited = true, .ignores_limits = true};
+	struct wish wish;
+
+	(void)state;
+	rig_begin(&rig, HOST_WISH(""));
+	run_until(&rig, has_failed);
+	assert_non_null(strstr(last(&rig)->words, "cannot limit memory"));
+	assert_false(rig.running);
+	rig.ignores_limits = false; /* another engine: what the old one made is made again */
+	assert_int_equal(wish_parse(HOST_WISH(""), strlen(HOST_WISH("")), "i", &wish, NULL), 0);
+	engine_set_wish(rig.engine, &wish);
+	run_until(&rig, is_running);
+	rig_end(&rig);
+}
+
 static void is_frozen(struct rig *rig)
 {
 	rig->paused = true;
@@ -855,6 +878,7 @@ int main(void)
 		cmocka_unit_test(test_foreign_on_host),
 		cmocka_unit_test(test_replaced_by_foreign_on_host),
 		cmocka_unit_test(test_paused_on_host),
+		cmocka_unit_test(test_limits_ignored_on_host),
 		cmocka_unit_test(test_gpus_by_cdi_on_host),
 		cmocka_unit_test(test_login),
 		cmocka_unit_test(test_login_keys),

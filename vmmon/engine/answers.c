@@ -222,6 +222,7 @@ int answer_container(const char *body, size_t len, struct answer_container *ret_
 	printable(c.hash, sizeof(c.hash),
 		  json_string_value(json_object_get(labels, "qudata.wish")));
 	take_owner(labels, c.owner);
+	c.memory_bounded = json_integer_value(json_object_get(host, "Memory")) > 0;
 	c.paused = json_is_true(json_object_get(state, "Paused"));
 	c.oom = json_is_true(json_object_get(state, "OOMKilled"));
 	c.disk_bounded = json_object_get(json_object_get(host, "StorageOpt"), "size") != NULL;

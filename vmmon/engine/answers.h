@@ -65,6 +65,7 @@ struct answer_container {
 	char hash[ANSWER_HASH_SIZE];    /* of its label; "" without one */
 	bool running;                   /* its process runs */
 	bool disk_bounded;              /* its own file system has a limit */
+	bool memory_bounded;            /* it has a limit of memory: engines may ignore one */
 	bool paused;                    /* frozen by someone; it counts as running */
 	bool oom;                       /* it was killed for want of memory */
 	char owner[ANSWER_OWNER_SIZE];  /* the instance in its label; "" without one */

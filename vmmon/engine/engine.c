@@ -74,6 +74,7 @@ struct engine {
 	bool up;
 	bool unbounded; /* the engine cannot limit a container's disk */
 	bool podman;
+	bool made; /* the container, in this attempt */
 	bool has_volume;
 	bool data_bounded, data_unbounded; /* the volume has a limit; the engine cannot limit one */
 	char root[ANSWER_PATH_SIZE]; /* of what the engine keeps on this host; "": not known */
@@ -317,6 +318,11 @@ static void on_version(struct engine *e, const struct call_result *r)
 	begin(e, e->goal == GOAL_RUN && (e->wish.gpus || on_host(e)) ? PHASE_INFO : PHASE_FIND);
 }
 
+static const char no_limits[] =
+	"the container engine cannot limit memory, processors and processes: give its user cgroup "
+	"v2 with these controllers delegated, or, to do without, set engine_unlimited = yes in "
+	"vmmon.conf";
+
 /* A container without limits would have the whole host. Says whether it is so. */
 static bool lacks_limits(const struct engine *e, const struct call_result *r)
 {
@@ -359,9 +365,7 @@ static void on_info_of_host(struct engine *e, const struct call_result *r)
 	if (answer_root(r->body, r->len, e->root) < 0)
 		no_answer(e, -EBADMSG);
 	else if (lacks_limits(e, r))
-		give_up(e, "the container engine cannot limit memory, processors and processes: "
-			   "give its user cgroup v2 with these controllers delegated, or, to do "
-			   "without, set engine_unlimited = yes in vmmon.conf");
+		give_up(e, no_limits);
 	else if (!lacks_gpus(e, r))
 		begin(e, PHASE_FIND_VOLUME);
 }
@@ -452,10 +456,19 @@ static void without_container(struct engine *e)
 	}
 }
 
-/* One with our wish is there. */
+/*
+ * One with our wish is there. Rootless podman with cgroup v1 says that it can limit containers, and
+ * makes them without: seen before it is started. One that was made so before may be made better.
+ */
 static void go_on_with(struct engine *e, const struct answer_container *c)
 {
-	if (c->paused)
+	bool unlimited = on_host(e) && !e->config.unlimited && !c->memory_bounded;
+
+	if (unlimited && e->made)
+		give_up(e, no_limits);
+	else if (unlimited)
+		begin(e, PHASE_REMOVE);
+	else if (c->paused)
 		begin(e, PHASE_UNPAUSE);
 	else if (c->running || !lacks_space(e))
 		begin(e, PHASE_START);
@@ -713,7 +726,8 @@ static void on_create(struct engine *e, const struct call_result *r)
 		refused(e, r, "the container cannot be made");
 		return;
 	}
-	begin(e, PHASE_START);
+	e->made = true;
+	begin(e, on_host(e) ? PHASE_FIND : PHASE_START);
 }
 
 static void on_start(struct engine *e, const struct call_result *r)
@@ -1097,7 +1111,7 @@ static void set_out(struct engine *e)
 	e->pull_tries = 0;
 	e->retry_ms = RETRY_FIRST_MS;
 	e->since_ms = rpc_now_ms();
-	e->failing = e->unbounded = e->data_unbounded = false;
+	e->failing = e->unbounded = e->data_unbounded = e->made = false;
 	start_over(e);
 }
 

@@ -111,9 +111,11 @@ struct login {
 	bool runs; /* the container */
 	unsigned int version;
 	char container[ANSWER_ID_SIZE], started[STARTED_SIZE];
-	bool installed;    /* was tried in this run */
-	struct call *put;  /* owned; the keys on their way */
-	bool put_again;    /* there is a newer list */
+	bool installed;   /* was tried in this run */
+	struct call *put; /* owned; the keys on their way */
+	bool put_again;   /* there is a newer list */
+	bool served;      /* the sshd is up, which is told when the keys are there */
+	char served_key[LOGIN_KEY_SIZE];
 	struct exec *exec; /* owned */
 };
 
@@ -147,7 +149,10 @@ static void on_put(void *arg, const struct call_result *result)
 		exec_free(TAKE_PTR(l->exec));
 		tell(l, PROTO_LOGIN_VM, "",
 		     "the keys cannot be written to /root/.ssh of the container");
+	} else if (l->served) {
+		tell(l, PROTO_LOGIN_CONTAINER, l->served_key, "");
 	}
+	l->served = false;
 	l->config.on_keys(l->config.ctx);
 }
 
@@ -211,7 +216,10 @@ static void served(struct login *l, unsigned int exit_code, const char *output, 
 
 	if (exit_code == EXIT_SERVED) {
 		(void)login_find_key(output, len, key);
-		tell(l, PROTO_LOGIN_CONTAINER, key, "");
+		l->served = l->put != NULL;
+		memcpy(l->served_key, key, sizeof(key));
+		if (!l->served)
+			tell(l, PROTO_LOGIN_CONTAINER, key, "");
 	} else if (exit_code == EXIT_NO_SSHD && !l->installed) {
 		l->installed = true;
 		tell(l, PROTO_LOGIN_TRYING, "",
@@ -317,7 +325,7 @@ void login_stop(struct login *l)
 
 	call_free(TAKE_PTR(l->put));
 	exec_free(TAKE_PTR(l->exec));
-	l->runs = l->installed = l->put_again = false;
+	l->runs = l->installed = l->put_again = l->served = false;
 	tell(l, PROTO_LOGIN_NONE, "", "");
 	if (busy)
 		l->config.on_keys(l->config.ctx);
