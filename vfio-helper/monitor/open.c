@@ -122,8 +122,7 @@ static int open_dirs(struct monitor *m, struct err *reterr)
 	if (r == 0)
 		r = open_brokers(m->state_fd, "vms", 0700, &c->helper, &m->vms_fd, reterr);
 	if (r == 0)
-		if (r == 0)
-			r = check_parent(c->run_dir, reterr);
+		r = check_parent(c->run_dir, reterr);
 	if (r == 0)
 		r = open_brokers(AT_FDCWD, c->run_dir, 0711, &c->helper, &m->run_fd, reterr);
 	if (r == 0)
