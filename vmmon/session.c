@@ -13,6 +13,7 @@
 #include <libssh/server.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 
 #define WINDOW_MS   500
 #define PAUSE_MS    500
@@ -28,7 +29,8 @@ enum phase {
 struct session {
 	struct session_handler handler;
 	enum phase phase;
-	int fd; /* ours for watching; libssh has a duplicate, which it closes when it likes */
+	int fd;                                     /* ours for watching */
+	int copy;                                   /* libssh's, which it closes, or forgets */
 	struct event *readable, *writable, *resume; /* owned */
 	ssh_session ssh;                            /* owned */
 	ssh_key management_key;                     /* owned */
@@ -59,6 +61,7 @@ static enum step check_tcp(struct session *s)
 		(void)safe_close(copy);
 		return STEP_FAILED;
 	}
+	s->copy = copy;
 	return STEP_NEXT;
 }
 
@@ -290,7 +293,7 @@ int session_start(const struct session_target *target, const struct session_hand
 		return -ENOMEM;
 	}
 	s->handler = *handler;
-	s->fd = -EBADF;
+	s->fd = s->copy = -EBADF;
 	s->management_key = target->management_key;
 	s->ssh = ssh_new();
 	if (strlen(target->host_key) >= sizeof(s->host_key))
@@ -313,6 +316,19 @@ int session_start(const struct session_target *target, const struct session_hand
 	return 0;
 }
 
+/*
+ * libssh leaves its descriptor open when it is freed before the other side has said anything. Ours
+ * is the same socket, which tells whether the number still means it.
+ */
+static void close_copy(struct session *s)
+{
+	struct stat ours, copy;
+
+	if (s->copy >= 0 && fstat(s->fd, &ours) == 0 && fstat(s->copy, &copy) == 0 &&
+	    ours.st_dev == copy.st_dev && ours.st_ino == copy.st_ino)
+		s->copy = safe_close(s->copy);
+}
+
 void session_free(struct session *s)
 {
 	if (!s)
@@ -327,6 +343,7 @@ void session_free(struct session *s)
 		ssh_disconnect(s->ssh); /* says goodbye if it can, and never waits */
 		ssh_free(s->ssh);
 	}
+	close_copy(s);
 	ssh_key_free(s->management_key);
 	(void)safe_close(s->fd);
 	free(s);

@@ -245,6 +245,50 @@ static void survives_pretenders(void **state)
 	}
 }
 
+static unsigned int open_fds(void)
+{
+	unsigned int n = 0;
+
+	for (int fd = 0; fd < 1024; fd++)
+		n += fcntl(fd, F_GETFD) >= 0;
+	return n;
+}
+
+/* Wherever a connection ends, no descriptor of it is left: a guest makes as many as it likes. */
+static void leaves_no_descriptor(void **state)
+{
+	static const char *const banners[] = {"", "SSH-2.0-x\r\n", "nonsense\r\n"};
+	unsigned int before = open_fds();
+
+	(void)state;
+	for (size_t i = 0; i < 3 * ARRAY_LEN(banners); i++) {
+		const struct linger reset = {.l_onoff = i % 3 == 1};
+		const char *banner = banners[i / 3];
+		struct outcome outcome;
+		uint16_t port;
+		int tcp = listen_tcp(&port), fd;
+		struct ssh_job *job = start(&keys, port, host_key, "\n", 1000, &outcome);
+
+		fd = accept(tcp, NULL, NULL);
+		assert_true(fd >= 0);
+		(void)send(fd, banner, strlen(banner), MSG_NOSIGNAL);
+		assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset)), 0);
+		if (i % 3 == 2) { /* given up in the middle of it */
+			pump(&outcome.done, 50);
+			ssh_job_free(job);
+		}
+		(void)close(fd);
+		if (i % 3 != 2) {
+			pump(&outcome.done, 3000);
+			assert_true(outcome.done);
+			ssh_job_free(job);
+		}
+		(void)close(tcp);
+		if (open_fds() != before)
+			fail_msg("%zu: %u descriptors, %u before", i, open_fds(), before);
+	}
+}
+
 static void can_be_given_up(void **state)
 {
 	struct outcome outcome;
@@ -763,11 +807,17 @@ static int teardown(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(installs),        cmocka_unit_test(refuses_the_wrong),
-		cmocka_unit_test(reports_failure), cmocka_unit_test(survives_pretenders),
-		cmocka_unit_test(can_be_given_up), cmocka_unit_test(coalesces),
-		cmocka_unit_test(links),           cmocka_unit_test(rests_between_connections),
-		cmocka_unit_test(streams_figures), cmocka_unit_test(survives_bad_figures),
+		cmocka_unit_test(installs),
+		cmocka_unit_test(refuses_the_wrong),
+		cmocka_unit_test(reports_failure),
+		cmocka_unit_test(survives_pretenders),
+		cmocka_unit_test(leaves_no_descriptor),
+		cmocka_unit_test(can_be_given_up),
+		cmocka_unit_test(coalesces),
+		cmocka_unit_test(links),
+		cmocka_unit_test(rests_between_connections),
+		cmocka_unit_test(streams_figures),
+		cmocka_unit_test(survives_bad_figures),
 		cmocka_unit_test(notices_stalls),
 	};
 
