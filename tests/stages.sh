@@ -17,8 +17,11 @@ declare -A stage_about=(
 	[frp]='tunnels: a stand-in for frp, and frps and frpc themselves where they are found'
 	[systemd]='the units under a real systemd: activation, confinement, restarts'
 	[lab]='a VM with an IOMMU: GPUs on real drivers and groups, KVM, limits, a reboot'
+	[lab_iommufd]='only by name: GPUs by iommufd, with the kernel and the QEMU of Debian 13'
+	[lab_lives]='only by name: fifty lives of VMs with GPUs, and what they leave behind'
 )
 all_stages=(style build docs unit asan analyze abuse frp engine install e2e asan_e2e systemd lab)
+stages_by_name=(lab_iommufd lab_lives)
 
 build_dir=$top/build
 asan_dir=$top/build-asan
@@ -140,4 +143,14 @@ stage_systemd() {
 stage_lab() {
 	check 'build' build_plain || return
 	count_lines lab ./tests/lab/run --build "$build_dir"
+}
+
+stage_lab_iommufd() {
+	check 'build' build_plain || return
+	count_lines lab_iommufd ./tests/lab/run --build "$build_dir" --release trixie
+}
+
+stage_lab_lives() {
+	check 'build' build_plain || return
+	count_lines lab_lives ./tests/lab/run --build "$build_dir" --only fifty-lives
 }

@@ -63,15 +63,22 @@ def payload(build, path):
         ext4_image(tmp, path, size_mib(tmp), "payload")
 
 
+IMAGES = ("debian-12", "lab-tiny")
+
+
 def images_disk(images, cache):
-    """A disk with the guests' base images, made again only when they changed."""
-    stamp = "-".join(str((d / "SHA256SUMS").stat().st_mtime_ns) for d in sorted(images.iterdir())
-                     if (d / "SHA256SUMS").exists())
+    """A disk with the guests' base images, made again only when they changed. Others in @images are not the lab's."""
+    subprocess.run([HERE / "mktiny", images / "debian-12", images / "lab-tiny"], check=True, stdout=sys.stderr)
+    stamp = "-".join(str((images / name / "SHA256SUMS").stat().st_mtime_ns) for name in IMAGES)
     path = cache / "images.img"
     mark = cache / "images.stamp"
     if not path.exists() or not mark.exists() or mark.read_text() != stamp:
         mark.unlink(missing_ok=True)
-        ext4_image(images, path, size_mib(images), "images")
+        with tempfile.TemporaryDirectory(prefix=".images-", dir=cache) as tmp:
+            os.chmod(tmp, 0o755)
+            for name in IMAGES:
+                shutil.copytree(images / name, pathlib.Path(tmp) / name, copy_function=os.link)
+            ext4_image(tmp, path, size_mib(tmp), "images")
         mark.write_text(stamp)
     return path
 
@@ -121,6 +128,8 @@ class Lab:
     def _drives(self):
         """Root, payload and images; and those of topologies, with known content."""
         args = []
+        # A QEMU that was killed a moment ago may still hold the old one's lock.
+        (self.dir / "root.qcow2").unlink(missing_ok=True)
         subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", self.root / "root.img",
                         self.dir / "root.qcow2"], check=True)
         args += ["-drive", f"if=none,id=root,file={self.dir}/root.qcow2,format=qcow2,cache=unsafe",

@@ -98,7 +98,7 @@ def install(*settings):
     text = conf.read_text(encoding="ascii")
     # No firmware: OVMF under KVM under emulation ends QEMU 7.2, the one that runs the lab, by an assertion.
     iommufd = ("gpu_iommufd = yes",) if IOMMUFD else ()
-    for setting in ("gpu_vendors = 1234,1002", "firmware = none", *iommufd, *settings):
+    for setting in ("gpu_vendors = 1234,1002", "firmware = none", "kvm_trial_seconds = 60", *iommufd, *settings):
         if f"\n{setting}\n" not in text:
             text += f"\n{setting}\n"
     conf.write_text(text, encoding="ascii")
@@ -118,13 +118,30 @@ def instances():
     return found["instances"] if isinstance(found, dict) else found
 
 
-def create(*words):
+def use_image(name):
+    """What later instances boot: the product's own guest, or the lab's tiny one, which has no SSH."""
+    conf = pathlib.Path("/etc/qudata/agentd.conf")
+    lines = [line for line in conf.read_text(encoding="ascii").splitlines() if not line.startswith("base_image")]
+    conf.write_text("\n".join([*lines, f"base_image = {name}", ""]), encoding="ascii")
+    run("systemctl", "restart", "qudata-agentd.service")
+    await_that("agentd and its peers are up", lambda: ctl("gpus", "--json", check=False).returncode == 0, 60)
+
+
+def create(*words, memory="512M"):
     """An instance that runs; its id."""
-    before = {i["instance_id"] for i in instances()}
-    ctl("create", "--cpus", "1", "--memory", "512M", *words, "--wait", timeout=GUEST_S)
-    new = [i for i in instances() if i["instance_id"] not in before]
-    assert len(new) == 1 and new[0]["status"] == "running", new
-    return new[0]["instance_id"]
+    instance = ctl("create", "--cpus", "1", "--memory", memory, *words, "--wait", timeout=GUEST_S).stdout.strip()
+    (seen,) = [i for i in instances() if i["instance_id"] == instance]
+    assert seen["status"] == "running", seen
+    return instance
+
+
+def tiny_sees(instance, addresses, but_not=()):
+    """The tiny guest has named each function on its console, and read a register of Bochs' displays."""
+    console = ctl("logs", instance).stdout
+    for a in (*addresses, *but_not):
+        ids = f"{read(PCI / a / 'vendor')}:{read(PCI / a / 'device')}"
+        assert (f"is {ids}" in console) == (a in addresses), (a, ids, console)
+        assert ids != "0x1234:0x1111" or ("version 0xB0C5" in console) == (a in addresses), console
 
 
 def delete(instance):
