@@ -7,11 +7,14 @@ import os
 import pathlib
 import pwd
 import re
+import shutil
+import signal
+import subprocess
 import threading
 import time
 
-from binding import Unchanged, is_bound, leaks, records
-from guestlib import (PCI, add_key, await_that, create, ctl, delete, driver, functions, in_guest, install, instances,
+from binding import POINTS, Unchanged, is_bound, leaks, records
+from guestlib import (LIBEXEC, PCI, add_key, await_that, create, ctl, delete, driver, functions, in_guest, install, instances,
                       main_pid, nodes_of, qemu_pids, read, run, state, tiny_sees, use_image)
 from verdicts import explain
 
@@ -182,25 +185,93 @@ def instances_or_none():
     return json.loads(done.stdout)["instances"] if done.returncode == 0 else [{"instance_id": None}]
 
 
-def killed_while_it_begins_and_ends():
-    """kill -9 of each process at moments of a create and of a delete: the instance runs or can be deleted, and
-    the host has its device back."""
-    mine = functions("second")
-    for name, delay_s in itertools.product(("vfio-helper", "vfio-broker", "vfio-bind", "agentd"), (0.4, 1.2)):
-        with Unchanged():
-            timer = threading.Timer(delay_s, kill_program, (name,))
-            timer.start()
-            ctl("create", "--cpus", "1", "--memory", "512M", "--gpus", mine[0], check=False)
-            timer.join()
-            time.sleep(1.0)
-            for seen in [i for i in instances_or_none() if i["instance_id"]]:
-                killer = threading.Timer(delay_s / 2, kill_program, (name,))
-                killer.start()
-                ctl("delete", seen["instance_id"], "--yes", check=False)
-                killer.join()
-                gone(seen["instance_id"])
-            await_that(f"{name} at {delay_s}: the host has its device", lambda: driver(mine[0]) == "bochs-drm", 60)
-            await_that(f"{name} at {delay_s}: no record is left", lambda: not records(), 20)
+def nobody_is_left():
+    """Asks for the delete of all until it is done: the one who was asked may just have been killed."""
+    seen = instances_or_none()
+    for i in seen:
+        if i["instance_id"]:
+            ctl("delete", i["instance_id"], "--yes", check=False)
+    return not seen
+
+
+POINT = pathlib.Path("/run/qudata-bind-point")
+VICTIMS = ("vfio-helper", "vfio-broker", "vfio-bind", "agentd", "vmmon")
+
+
+def is_stopped(pid):
+    return (read(f"/proc/{pid}/stat") or ")  ").rsplit(")", 1)[1].split()[:1] == ["T"]
+
+
+@contextlib.contextmanager
+def bind_that_stops():
+    """vfio-bind, as everything starts it, stops at the step that POINT tells."""
+    place, kept = LIBEXEC / "vfio-bind", LIBEXEC / "vfio-bind.kept"
+    place.rename(kept)
+    shutil.copy(POINTS, place)
+    try:
+        yield
+    finally:
+        POINT.unlink(missing_ok=True)
+        kept.rename(place)
+
+
+def kill_one(name, stopped):
+    """kill -9 of the stopped vfio-bind, or of a daemon while it is stopped; a daemon is back before it goes on."""
+    old = pids_of(name)
+    if name != "vfio-bind":
+        assert old and kill_program(name), name
+        await_that(f"{name} is back", lambda: pids_of(name) - old, 60)
+        os.kill(stopped, signal.SIGCONT)
+    else:
+        os.kill(stopped, signal.SIGKILL)
+
+
+def killed_at_step(act, n, name, card):
+    """Kills @name at the n-th step of taking or of giving back. False when there are not that many."""
+    helper_answers()
+    with Unchanged():
+        words = ["create", "--cpus", "1", "--memory", "128M", "--gpus", card[0]]
+        if act == "release":
+            words = ["delete", create("--gpus", card[0], memory="128M"), "--yes"]
+        POINT.write_text(str(n), encoding="ascii")
+        with subprocess.Popen(["qudatactl", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
+
+            def stopped_or_through():
+                stopped = [int(pid) for pid in pids_of("vfio-bind") if is_stopped(pid)]
+                through = qemu_pids() if act == "take" else not records()
+                return stopped or (through and [0])
+
+            (stopped,) = await_that(f"step {n} of {act}", stopped_or_through, 120)
+            POINT.unlink()
+            if stopped:
+                kill_one(name, stopped)
+        await_that(f"{name} at step {n} of {act}: no instance is left", nobody_is_left, 120)
+        await_that(f"{name} at step {n} of {act}: the host has its device", lambda: driver(card[0]) == "bochs-drm", 90)
+        await_that(f"{name} at step {n} of {act}: no record is left", lambda: not records(), 30)
+        return bool(stopped)
+
+
+def walk(victims_of):
+    """Through every step of both acts; victims_of(n) are killed at the n-th."""
+    card, walked = functions("second"), []
+    with bind_that_stops():
+        for act in ("take", "release"):
+            for n in itertools.count(1):
+                reached = [killed_at_step(act, n, name, card) for name in victims_of(n)]
+                if not all(reached):
+                    break
+                walked.append((act, n))
+    assert len([w for w in walked if w[0] == "take"]) >= 5 and len([w for w in walked if w[0] == "release"]) >= 5, walked
+    print(f"walked through {walked}", flush=True)
+
+
+def killed_at_every_step():
+    """Each step once, and at each somebody else in turn."""
+    walk(lambda n: (VICTIMS[n % len(VICTIMS)],))
+
+
+def everybody_killed_at_every_step():
+    walk(lambda n: VICTIMS)
 
 
 def before_reboot():
@@ -455,7 +526,8 @@ GROUPS = {
     "iommufd": (the_suite_is_up, check_knows_iommufd, tiny_guests, a_guest_gets_descriptors, two_side_by_side,
                 stop_and_start_keep_the_gpu, the_vm_is_killed, some_lives),
     "fifty-lives": (the_suite_is_up, fifty_lives),
-    "gpu-kills": (the_suite_is_up, tiny_guests, killed_while_it_begins_and_ends),
+    "gpu-kills": (the_suite_is_up, tiny_guests, killed_at_every_step),
+    "gpu-walk": (the_suite_is_up, tiny_guests, everybody_killed_at_every_step),
     "gpu-reboot-before": (the_suite_is_up, tiny_guests, before_reboot),
     "gpu-reboot-after": (the_suite_is_up, after_reboot),
 }
