@@ -15,9 +15,10 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 
-#define WINDOW_MS   500
-#define PAUSE_MS    500
-#define PACKET_COST 512 /* bytes' worth of the work that an empty one makes */
+#define WINDOW_MS    500
+#define PAUSE_MS     500
+#define DEAF_PACKETS 16384 /* that may come while the other side takes nothing of ours */
+#define PACKET_COST  512   /* bytes' worth of the work that an empty one makes */
 
 enum phase {
 	PHASE_TCP,
@@ -35,7 +36,8 @@ struct session {
 	ssh_session ssh;                            /* owned */
 	ssh_key management_key;                     /* owned */
 	char host_key[SESSION_LINE_SIZE];
-	struct ssh_counter_struct packets;
+	struct ssh_counter_struct packets, socket;
+	uint64_t written, heard;     /* bytes out, and packets in when they last changed */
 	uint64_t window_ms, charged; /* when the counting began, and what had come before */
 	bool paused, failed;
 };
@@ -140,7 +142,7 @@ static void pause_if_flooded(struct session *s)
  * Whichever channel is read, libssh takes in packets of all: those that were seen to before have
  * their bytes now, and no socket will tell. So there is another step until nothing more has come.
  * It takes in what has come first: without a channel nobody else would, and the socket would be
- * readable for ever. Requests of the other side are refused by it, and not kept.
+ * readable for ever.
  */
 static enum step step_up(struct session *s)
 {
@@ -180,6 +182,21 @@ static void end(struct session *s)
 	s->handler.on_end(s->handler.arg);
 }
 
+static bool is_writing(const struct session *s)
+{
+	return s->phase > PHASE_TCP && (ssh_get_poll_flags(s->ssh) & SSH_WRITE_PENDING);
+}
+
+/* libssh keeps its answers, without a limit, until the other side takes them. */
+static bool is_deaf(struct session *s)
+{
+	if (s->socket.out_bytes != s->written || !is_writing(s)) {
+		s->written = s->socket.out_bytes;
+		s->heard = s->packets.in_packets;
+	}
+	return s->packets.in_packets - s->heard > DEAF_PACKETS;
+}
+
 static void run(struct session *s)
 {
 	enum step step = STEP_NEXT;
@@ -189,11 +206,15 @@ static void run(struct session *s)
 		if (step == STEP_NEXT)
 			s->phase++;
 	}
+	if (step == STEP_WAIT && is_deaf(s)) {
+		log_event(LOG_WARNING, "a guest asks and does not read what it is told");
+		step = STEP_FAILED;
+	}
 	if (step == STEP_FAILED) {
 		end(s);
 		return;
 	}
-	if (s->phase > PHASE_TCP && !s->paused && (ssh_get_poll_flags(s->ssh) & SSH_WRITE_PENDING))
+	if (is_writing(s) && !s->paused)
 		(void)event_add(s->writable, NULL);
 }
 
@@ -227,6 +248,18 @@ static void on_resume(evutil_socket_t fd, short what, void *arg)
 	run(s);
 }
 
+/*
+ * Has libssh refuse what the other side asks, and forget it, as it comes: what it keeps to be asked
+ * for later may name a channel that is gone by then.
+ */
+static int refuse(ssh_session ssh, ssh_message message, void *arg)
+{
+	(void)ssh;
+	(void)message;
+	(void)arg;
+	return 1;
+}
+
 /* No configuration file, no known_hosts, no agent, few algorithms. */
 static int set_options(ssh_session ssh, const char *user)
 {
@@ -253,6 +286,7 @@ static int set_options(ssh_session ssh, const char *user)
 		if (ssh_options_set(ssh, table[i].option, table[i].value) != SSH_OK)
 			return -EINVAL;
 	ssh_set_blocking(ssh, 0);
+	ssh_set_message_callback(ssh, refuse, NULL);
 	return 0;
 }
 
@@ -303,7 +337,7 @@ int session_start(const struct session_target *target, const struct session_hand
 	if (r == 0)
 		r = s->ssh ? set_options(s->ssh, target->user) : -ENOMEM;
 	if (r == 0)
-		ssh_set_counters(s->ssh, NULL, &s->packets);
+		ssh_set_counters(s->ssh, &s->socket, &s->packets);
 	if (r == 0)
 		r = begin_tcp(s, target->port);
 	if (r == 0)

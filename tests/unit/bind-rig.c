@@ -581,18 +581,7 @@ enum proto_status machine_act(enum bind_act act, const char *vm, const char *con
 	assert(request_check(&req, PROTO_MAX_VMS) == 0);
 	machine_env.deadline_ms = now_ms() + machine_ms;
 	machine_env.lock_fd = lock_open(machine_env.state_fd);
-	if (act == BIND_LIST)
-		ans.status = act_list(&machine_env, &ans, &fd, &why);
-	else if (act == BIND_TAKE)
-		ans.status = act_take(&machine_env, &req, &ans, &why);
-	else if (act == BIND_GRANT)
-		ans.status = act_grant(&machine_env, &req, &ans, &fd, &why);
-	else if (act == BIND_REVOKE)
-		ans.status = act_revoke(&machine_env, &req, &ans, &why);
-	else if (act == BIND_RELEASE)
-		ans.status = act_release(&machine_env, &req, &ans, &why);
-	else
-		ans.status = act_recover(&machine_env, &req, &ans, &why);
+	ans.status = act_run(&machine_env, &req, &ans, &fd, &why);
 	machine_env.lock_fd = safe_close(machine_env.lock_fd);
 	proto_text_set(ans.why, sizeof(ans.why), why.text);
 	if (ret_fd)

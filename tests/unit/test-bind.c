@@ -1112,6 +1112,30 @@ static void test_adopted_granted(void **state)
 
 /* What the operator keeps from rent and has on VFIO's driver for another use is not brought back.
  */
+/* Policy that names no vendor any more: nothing is taken or lent, and all is given back. */
+static void test_policy_emptied(void **state)
+{
+	struct bind_answer ans;
+
+	(void)state;
+	make(BOARD);
+	take("vm1", GPUS(GPU_1));
+	machine_env.policy.n_vendors = 0;
+	machine_env.policy.n_accelerators = 1;
+	machine_env.policy.accelerators[0] = 0x10de;
+	free(before);
+	before = machine_snapshot();
+	assert_int_equal(machine_act(BIND_LIST, NULL, NULL, &ans, NULL), PROTO_DENIED);
+	assert_int_equal(machine_act(BIND_TAKE, "vm1", GPUS(GPU_1), &ans, NULL), PROTO_DENIED);
+	assert_int_equal(machine_act(BIND_TAKE, "vm2", GPUS(GPU_2), &ans, NULL), PROTO_DENIED);
+	assert_int_equal(machine_act(BIND_GRANT, "vm1", NULL, &ans, NULL), PROTO_DENIED);
+	assert_as_before("a refusal");
+	assert_int_equal(machine_act(BIND_REVOKE, "vm1", NULL, &ans, NULL), PROTO_OK);
+	assert_int_equal(machine_act(BIND_RELEASE, "vm1", NULL, &ans, NULL), PROTO_OK);
+	assert_int_equal(ans.done, 2);
+	unmake();
+}
+
 static void test_recover_never(void **state)
 {
 	static const char board[] =
@@ -1395,6 +1419,7 @@ int main(void)
 		cmocka_unit_test(test_reset_unwell),
 		cmocka_unit_test(test_adopted),
 		cmocka_unit_test(test_adopted_granted),
+		cmocka_unit_test(test_policy_emptied),
 		cmocka_unit_test(test_recover_never),
 		cmocka_unit_test(test_recover_unknown),
 		cmocka_unit_test(test_disk_meanwhile),

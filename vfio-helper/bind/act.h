@@ -68,6 +68,13 @@ enum proto_status act_release(const struct bind_env *env, const struct bind_requ
 enum proto_status act_recover(const struct bind_env *env, const struct bind_request *req,
 			      struct bind_answer *ans, struct err *why);
 
+/*
+ * Does what @req says, which request_check() has passed. Where policy names no vendor, nothing is
+ * listed, taken or lent (PROTO_DENIED); giving back, and repairs, are for ever.
+ */
+enum proto_status act_run(const struct bind_env *env, const struct bind_request *req,
+			  struct bind_answer *ans, int *ret_fd, struct err *why);
+
 /* 0, or -EPROTO, -EINVAL for a request that is not exactly as bind.h says. */
 int request_check(const struct bind_request *req, uint32_t max_vms);
 

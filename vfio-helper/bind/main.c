@@ -131,26 +131,6 @@ static int receive(uint32_t max_vms, struct proto_header *ret_header, struct bin
 	return 0;
 }
 
-static enum proto_status act(const struct bind_env *env, const struct bind_request *req,
-			     struct bind_answer *ans, int *ret_fd, struct err *why)
-{
-	switch ((enum bind_act)req->act) {
-	case BIND_LIST:
-		return act_list(env, ans, ret_fd, why);
-	case BIND_TAKE:
-		return act_take(env, req, ans, why);
-	case BIND_GRANT:
-		return act_grant(env, req, ans, ret_fd, why);
-	case BIND_REVOKE:
-		return act_revoke(env, req, ans, why);
-	case BIND_RELEASE:
-		return act_release(env, req, ans, why);
-	case BIND_RECOVER:
-		return act_recover(env, req, ans, why);
-	}
-	return PROTO_INVALID;
-}
-
 static int serve(struct bind_env *env, struct err *reterr)
 {
 	struct bind_answer ans = {0};
@@ -162,7 +142,7 @@ static int serve(struct bind_env *env, struct err *reterr)
 	if (r < 0)
 		return r;
 	env->deadline_ms = now_ms() + BIND_DEADLINE_MS - ANSWER_MARGIN_MS;
-	ans.status = act(env, &req, &ans, &fd, &why);
+	ans.status = act_run(env, &req, &ans, &fd, &why);
 	proto_text_set(ans.why, sizeof(ans.why), why.text);
 	header.kind = PROTO_REPLY;
 	header.len = sizeof(ans);

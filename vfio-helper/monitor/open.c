@@ -240,6 +240,9 @@ int monitor_open(struct monitor *m, struct err *reterr)
 
 	if (r == 0)
 		r = open_dirs(m, reterr);
+	/* A broker that has outlived its monitor listens, and would write beside the new one. */
+	if (r == 0 && child_sweep(&m->config.helper) < 0)
+		r = err_set(reterr, -EIO, "cannot end what runs as %s", m->config.helper_user);
 	if (r == 0)
 		r = read_boot_id(m->boot_id, reterr);
 	if (r == 0)
@@ -252,9 +255,6 @@ int monitor_open(struct monitor *m, struct err *reterr)
 		r = audit_open(m->state_fd, m->boot_id, &m->audit, reterr);
 	if (r < 0)
 		return r;
-	/* A broker that has outlived its monitor would write beside the new one. */
-	if (child_sweep(&m->config.helper) < 0)
-		return err_set(reterr, -EIO, "cannot end what runs as %s", m->config.helper_user);
 	m->config.setup.version = SPAWN_VERSION;
 	m->config.setup.kvm_gid = kvm_group();
 	return start_broker(m, reterr);
