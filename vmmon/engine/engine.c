@@ -403,7 +403,10 @@ static void refuse_foreign(struct engine *e, const char *what, const char *name)
 	give_up(e, words);
 }
 
-/* How much is free where the engine keeps what it has; false: there is no telling. */
+/*
+ * How much is free where the engine keeps what it has; false: there is no telling. It waits for the
+ * file system, which is why vmmon.conf(5) wants a local one there.
+ */
 static bool free_mib(const struct engine *e, uint64_t *ret_mib)
 {
 	char path[ANSWER_PATH_SIZE];
