@@ -15,15 +15,6 @@
 #define UUID_KEY   "GPU UUID:"
 #define TEXT_SIZE  4096
 
-bool gpus_name_ok(const char *name)
-{
-	static const char chars[] =
-		"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-";
-	size_t n = strlen(name);
-
-	return n > 0 && n < GPU_NAME_SIZE && name[0] != '-' && name[strspn(name, chars)] == '\0';
-}
-
 int gpus_named_parse(const char *list, struct gpus_named *ret_gpus, struct err *reterr)
 {
 	_cleanup_free_ char *copy = strdup(list);
@@ -33,12 +24,15 @@ int gpus_named_parse(const char *list, struct gpus_named *ret_gpus, struct err *
 	if (!copy)
 		return err_set(reterr, -ENOMEM, "out of memory");
 	for (char *name = strtok_r(copy, ", ", &rest); name; name = strtok_r(NULL, ", ", &rest)) {
-		if (!gpus_name_ok(name))
+		if (!gpuname_ok(name))
 			return err_set(
 				reterr, -EINVAL,
 				"\"%.60s\" is no name of a GPU: GPU-… as `nvidia-smi -L` has "
 				"it, or a number",
 				name);
+		if (gpus.n > 0 && gpuname_is_number(name) != gpuname_is_number(gpus.gpus[0].name))
+			return err_set(reterr, -EINVAL,
+				       "numbers and UUIDs may mean the same GPU: only one of both");
 		for (size_t i = 0; i < gpus.n; i++)
 			if (STR_EQ(gpus.gpus[i].name, name))
 				return err_set(reterr, -EINVAL, "%s is there twice", name);
@@ -67,7 +61,7 @@ static bool read_uuid(int dirfd, const char *entry, char ret_name[static GPU_NAM
 	(void)snprintf(ret_name, GPU_NAME_SIZE, "%.*s",
 		       (int)MIN_OF(strcspn(at, " \t\n"), (size_t)GPU_NAME_SIZE - 1), at);
 	/* "GPU-????????-…" before the driver has looked at it. */
-	return gpus_name_ok(ret_name);
+	return gpuname_ok(ret_name);
 }
 
 static void insert(struct gpus_named *gpus, const struct gpu_named *gpu)

@@ -8,9 +8,10 @@
 
 #include "common/base.h"
 #include "common/err.h"
+#include "common/gpuname.h"
 #include "proto/proto.h"
 
-#define GPU_NAME_SIZE 49 /* of a name: a UUID with its kind, or a number */
+#define GPU_NAME_SIZE (GPUNAME_MAX + 1)
 
 struct gpu_named {
 	char name[GPU_NAME_SIZE];
@@ -23,11 +24,9 @@ struct gpus_named {
 	size_t n;
 };
 
-/* Is it a name: letters, digits and dashes? */
-bool gpus_name_ok(const char *name);
-
 /*
- * Reads @list, names with commas between, as the administrator gives them. -EINVAL with the reason.
+ * Reads @list, names with commas between, as the administrator gives them: all numbers or none, as
+ * both may mean the same GPU. -EINVAL with the reason.
  */
 int gpus_named_parse(const char *list, struct gpus_named *ret_gpus, struct err *reterr);
 

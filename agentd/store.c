@@ -390,7 +390,7 @@ static int read_backend(const json_t *json, struct instance *inst, struct err *r
 	for (size_t i = 0; i < json_array_size(gpus); i++) {
 		const char *name = json_string_value(json_array_get(gpus, i));
 
-		if (!name || !gpus_name_ok(name))
+		if (!name || !gpuname_ok(name))
 			return err_set(reterr, -EINVAL, "host_gpus holds no name of a GPU");
 		(void)snprintf(inst->host_gpus[i], GPU_NAME_SIZE, "%s", name);
 	}

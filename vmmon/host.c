@@ -89,7 +89,7 @@ static bool names_gpu(const char *gpus, const char *name, size_t len)
 	while (*gpus) {
 		size_t n = strcspn(gpus, ",");
 
-		if (n == len && memcmp(gpus, name, n) == 0)
+		if (gpuname_may_be_one(gpus, n, name, len))
 			return true;
 		gpus += n + (gpus[n] == ',');
 	}

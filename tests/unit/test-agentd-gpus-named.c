@@ -18,20 +18,49 @@ static const uint64_t any[PROTO_MAX_GPUS];
 
 static void test_list(void **state)
 {
-	static const char *const bad[] = {"GPU-1,GPU-1", "a/b",
-					  "GPU-0123456789012345678901234567890123456789012345",
-					  "-1", "0,1,2,3,4,5,6,7,8,9,a,b,c,d,e,f,g"};
+	static const char *const bad[] = {
+		"GPU-1,GPU-1",
+		"a/b",
+		"GPU-012345678901234567890123456789012345678901234",
+		"-1",
+		"0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16",
+		"all",
+		"0,all",
+		"none",
+		"void",
+		"0000",
+		"01",
+		"1a",
+		"0x1",
+		"1:0",
+		"GPU",
+		"GPU-",
+		"GPU--",
+		"GPU-xyz",
+		"GPU-A",
+		"gpu-a",
+		"MIG-",
+		"MIG-GPU-a/1/0",
+		"a",
+		"GPU-b,0",
+		"0,1,MIG-a",
+		"nvidia.com/gpu=all",
+	};
 	struct gpus_named gpus;
 	struct err err;
 
 	(void)state;
 	assert_int_equal(gpus_named_parse("", &gpus, &err), 0);
 	assert_int_equal(gpus.n, 0);
-	assert_int_equal(gpus_named_parse("GPU-b, 0,MIG-a-1", &gpus, &err), 0);
+	assert_int_equal(gpus_named_parse("GPU-b, GPU-c,MIG-a-1", &gpus, &err), 0);
 	assert_int_equal(gpus.n, 3);
 	assert_string_equal(gpus.gpus[0].name, "GPU-b");
-	assert_string_equal(gpus.gpus[1].name, "0");
+	assert_string_equal(gpus.gpus[1].name, "GPU-c");
 	assert_string_equal(gpus.gpus[2].name, "MIG-a-1");
+	assert_int_equal(
+		gpus_named_parse("0, 7,10,3,4,5,6,11,12,13,14,15,16,17,18,19", &gpus, &err), 0);
+	assert_int_equal(gpus.n, 16);
+	assert_string_equal(gpus.gpus[2].name, "10");
 	for (size_t i = 0; i < ARRAY_LEN(bad); i++)
 		if (gpus_named_parse(bad[i], &gpus, &err) != -EINVAL)
 			fail_msg("%s was taken", bad[i]);
@@ -67,15 +96,15 @@ static void test_driver(void **state)
 	assert_int_equal(mkdirat(fd, "driver", 0700), 0);
 	assert_int_equal(mkdirat(fd, "driver/nvidia", 0700), 0);
 	assert_int_equal(mkdirat(fd, "driver/nvidia/gpus", 0700), 0);
-	put(fd, "0000:81:00.0", "Model: \t\t NVIDIA A100\nGPU UUID: \t GPU-two\nBus Type: PCIe\n");
-	put(fd, "0000:01:00.0", "GPU UUID: \t GPU-one\n");
+	put(fd, "0000:81:00.0", "Model: \t\t NVIDIA A100\nGPU UUID: \t GPU-2b\nBus Type: PCIe\n");
+	put(fd, "0000:01:00.0", "GPU UUID: \t GPU-1a\n");
 	put(fd, "0000:41:00.0", "GPU UUID: \t GPU-????????\n");
-	put(fd, "nonsense", "GPU UUID: \t GPU-three\n");
+	put(fd, "nonsense", "GPU UUID: \t GPU-3c\n");
 	put(fd, "0000:c1:00.0", "Model: something\n");
 	gpus_named_find(fd, &gpus);
 	assert_int_equal(gpus.n, 2);
-	assert_string_equal(gpus.gpus[0].name, "GPU-one");
-	assert_string_equal(gpus.gpus[1].name, "GPU-two");
+	assert_string_equal(gpus.gpus[0].name, "GPU-1a");
+	assert_string_equal(gpus.gpus[1].name, "GPU-2b");
 	assert_true(gpus.gpus[0].address < gpus.gpus[1].address);
 	(void)close(fd);
 	(void)snprintf(command, sizeof(command), "rm -r %s", dir);

@@ -101,24 +101,35 @@ static void test_gpus(void **state)
 	assert_null(strstr(wish.create, "DeviceRequests"));
 	wish_done(&wish);
 	assert_int_equal(parse("{\"image\":\"a\",\"env\":{\"NVIDIA_VISIBLE_DEVICES\":\"all\"},"
-			       "\"gpu_ids\":[\"GPU-a-1\",\"3\"],\"disk_mib\":300," LIMITS "}",
+			       "\"gpu_ids\":[\"GPU-a-1\",\"MIG-3\"],\"disk_mib\":300," LIMITS "}",
 			       &wish),
 			 0);
-	assert_string_equal(wish.gpu_names, "GPU-a-1,3");
+	assert_string_equal(wish.gpu_names, "GPU-a-1,MIG-3");
 	assert_non_null(strstr(wish.create, "[{\"Capabilities\":[[\"gpu\"]],\"DeviceIDs\":"
-					    "[\"GPU-a-1\",\"3\"],\"Driver\":\"nvidia\"}]"));
+					    "[\"GPU-a-1\",\"MIG-3\"],\"Driver\":\"nvidia\"}]"));
 	assert_null(strstr(wish.create, "\"Count\""));
-	assert_non_null(strstr(wish.create, "\"NVIDIA_VISIBLE_DEVICES=GPU-a-1,3\""));
+	assert_non_null(strstr(wish.create, "\"NVIDIA_VISIBLE_DEVICES=GPU-a-1,MIG-3\""));
 	assert_null(strstr(wish.create, "NVIDIA_VISIBLE_DEVICES=all"));
 	/* Each way of giving them with and without a limit of the disk. */
 	assert_non_null(strstr(wish.create, "StorageOpt"));
 	assert_non_null(strstr(wish.create_unbounded, "\"Driver\":\"nvidia\""));
 	assert_null(strstr(wish.create_unbounded, "StorageOpt"));
-	assert_non_null(strstr(wish.create_cdi, "\"nvidia.com/gpu=3\""));
+	assert_non_null(strstr(wish.create_cdi, "\"nvidia.com/gpu=MIG-3\""));
 	assert_non_null(strstr(wish.create_cdi, "StorageOpt"));
-	assert_non_null(strstr(wish.create_cdi_unbounded, "\"nvidia.com/gpu=3\""));
+	assert_non_null(strstr(wish.create_cdi_unbounded, "\"nvidia.com/gpu=MIG-3\""));
 	assert_null(strstr(wish.create_cdi_unbounded, "StorageOpt"));
 	wish_done(&wish);
+}
+
+static void test_one_gpu(void **state)
+{
+	(void)state;
+	assert_true(gpuname_may_be_one("1", 1, "1", 1));
+	assert_false(gpuname_may_be_one("1", 1, "12", 2));
+	assert_true(gpuname_may_be_one("GPU-a,GPU-b", 5, "GPU-a", 5));
+	assert_false(gpuname_may_be_one("GPU-a", 5, "GPU-b", 5));
+	assert_true(gpuname_may_be_one("0", 1, "GPU-a", 5));
+	assert_true(gpuname_may_be_one("MIG-a", 5, "7", 1));
 }
 
 /* Port 22 of the container under the port of this host that leads to its sshd. */
@@ -220,7 +231,15 @@ static void test_bad_wishes(void **state)
 		"{\"image\":\"a\",\"gpu_ids\":[\"0,1\"]," LIMITS "}",
 		"{\"image\":\"a\",\"gpu_ids\":[\"-1\"]," LIMITS "}",
 		"{\"image\":\"a\",\"gpu_ids\":[\"0\",\"1\",\"2\",\"3\",\"4\",\"5\",\"6\",\"7\","
-		"\"8\",\"9\",\"a\",\"b\",\"c\",\"d\",\"e\",\"f\",\"g\"]," LIMITS "}",
+		"\"8\",\"9\",\"10\",\"11\",\"12\",\"13\",\"14\",\"15\",\"16\"]," LIMITS "}",
+		"{\"image\":\"a\",\"gpu_ids\":[\"all\"]," LIMITS "}",
+		"{\"image\":\"a\",\"gpu_ids\":[\"0\",\"all\"]," LIMITS "}",
+		"{\"image\":\"a\",\"gpu_ids\":[\"none\"]," LIMITS "}",
+		"{\"image\":\"a\",\"gpu_ids\":[\"01\"]," LIMITS "}",
+		"{\"image\":\"a\",\"gpu_ids\":[\"1:0\"]," LIMITS "}",
+		"{\"image\":\"a\",\"gpu_ids\":[\"GPU-\"]," LIMITS "}",
+		"{\"image\":\"a\",\"gpu_ids\":[\"GPU-all\"]," LIMITS "}",
+		"{\"image\":\"a\",\"gpu_ids\":[\"mode=gds\"]," LIMITS "}",
 	};
 	static const char in_guest[] = "{\"image\":\"a\"," LIMITS "}";
 	struct wish wish;
@@ -343,11 +362,12 @@ static void test_link(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_names),  cmocka_unit_test(test_wish),
-		cmocka_unit_test(test_disk),   cmocka_unit_test(test_gpus),
-		cmocka_unit_test(test_ssh),    cmocka_unit_test(test_volume),
-		cmocka_unit_test(test_things), cmocka_unit_test(test_bad_wishes),
-		cmocka_unit_test(test_limits), cmocka_unit_test(test_link),
+		cmocka_unit_test(test_names),      cmocka_unit_test(test_wish),
+		cmocka_unit_test(test_disk),       cmocka_unit_test(test_gpus),
+		cmocka_unit_test(test_one_gpu),    cmocka_unit_test(test_ssh),
+		cmocka_unit_test(test_volume),     cmocka_unit_test(test_things),
+		cmocka_unit_test(test_bad_wishes), cmocka_unit_test(test_limits),
+		cmocka_unit_test(test_link),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -43,21 +43,14 @@ static bool ports_ok(const json_t *publish)
 	return json_is_array(publish);
 }
 
-/* Numbers and UUIDs, also those of parts of a GPU. */
-static bool gpu_ok(const char *name)
-{
-	static const char chars[] =
-		"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-";
-	size_t n = name ? strlen(name) : 0;
-
-	return n > 0 && n <= WISH_GPU_MAX && name[0] != '-' && name[strspn(name, chars)] == '\0';
-}
-
 static bool gpus_ok(const json_t *ids)
 {
-	for (size_t i = 0; i < json_array_size(ids); i++)
-		if (!gpu_ok(json_string_value(json_array_get(ids, i))))
+	for (size_t i = 0; i < json_array_size(ids); i++) {
+		const char *name = json_string_value(json_array_get(ids, i));
+
+		if (!name || !gpuname_ok(name))
 			return false;
+	}
 	return !ids || (json_is_array(ids) && json_array_size(ids) <= WISH_GPUS_MAX);
 }
 

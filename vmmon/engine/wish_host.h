@@ -8,14 +8,14 @@
 
 #include "common/base.h"
 #include "common/err.h"
+#include "common/gpuname.h"
 
 #include <jansson.h>
 
 #define WISH_NAME_SIZE 48
 #define WISH_INSTANCE  "qudata.instance" /* label of all that belongs to an instance */
 #define WISH_GPUS_MAX  16
-#define WISH_GPU_MAX   48 /* characters of a GPU's name */
-#define WISH_GPUS_SIZE (WISH_GPUS_MAX * (WISH_GPU_MAX + 1) + 1)
+#define WISH_GPUS_SIZE (WISH_GPUS_MAX * (GPUNAME_MAX + 1) + 1)
 
 /* Members of a wish that only one for this host has. */
 struct wish_host {
@@ -23,7 +23,7 @@ struct wish_host {
 	const json_t *publish; /* [[container's port, port on 127.0.0.1]]; borrowed */
 	json_int_t cpus, memory_mib;
 	json_int_t disk_mib;   /* 0: no limit */
-	const json_t *gpu_ids; /* [name of a GPU: its UUID or its number]; borrowed; may be NULL */
+	const json_t *gpu_ids; /* [name as in common/gpuname.h]; borrowed; may be NULL */
 	json_int_t ssh;        /* port of 127.0.0.1 that leads to the container's sshd; 0: none */
 };
 

@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Names under which container engines know GPUs: numbers, and UUIDs of GPUs or of parts of them.
+ * Trust: pure; reads text of the administrator and of agentd.
+ */
+#pragma once
+
+#include "common/base.h"
+
+#define GPUNAME_MAX 48 /* characters */
+
+/*
+ * Is it a number, without zeros before it, or GPU-… or MIG-… with hexadecimal digits in lower case
+ * and dashes? Nothing else is, "all" the least.
+ */
+bool gpuname_ok(const char *name);
+
+bool gpuname_is_number(const char *name);
+
+/*
+ * May two names, of so many characters, be those of one GPU? Of a number and a UUID there is no
+ * telling: they may.
+ */
+bool gpuname_may_be_one(const char *a, size_t a_len, const char *b, size_t b_len);
