@@ -121,6 +121,50 @@ static void test_gpus(void **state)
 	wish_done(&wish);
 }
 
+/*
+ * What else NVIDIA's toolkit goes by, in the tenant's hand or the image's: each variable is there
+ * once and with our value, which comes before the image's.
+ */
+static void test_devices(void **state)
+{
+	static const struct {
+		const char *name, *value[2]; /* without GPUs and with them */
+	} ours[] = {
+		{"NVIDIA_VISIBLE_DEVICES", {"void", "0,2"}},
+		{"DOCKER_RESOURCE_GPU", {"void", "0,2"}},
+		{"NVIDIA_GDRCOPY", {"disabled", "disabled"}},
+		{"NVIDIA_GDS", {"disabled", "disabled"}},
+		{"NVIDIA_MOFED", {"disabled", "disabled"}},
+		{"NVIDIA_NVSWITCH", {"disabled", "disabled"}},
+		{"NVIDIA_IMEX_CHANNELS", {"void", "void"}},
+		{"NVIDIA_MIG_CONFIG_DEVICES", {"", ""}},
+		{"NVIDIA_MIG_MONITOR_DEVICES", {"", ""}},
+		{"NVIDIA_REQUIRE_JETPACK", {"", ""}},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < 2 * ARRAY_LEN(ours); i++) {
+		const char *name = ours[i / 2].name, *at;
+		char text[512], part[128];
+		struct wish wish;
+
+		(void)snprintf(text, sizeof(text),
+			       "{\"image\":\"a\",\"env\":{\"%s\":\"enabled\",\"%s_X\":\"y\"}%s,%s}",
+			       name, name, i % 2 ? ",\"gpu_ids\":[\"0\",\"2\"]" : "", LIMITS);
+		assert_int_equal(parse(text, &wish), 0);
+		(void)snprintf(part, sizeof(part), "\"%s=", name);
+		at = strstr(wish.create, part);
+		assert_non_null(at);
+		assert_null(strstr(at + 1, part));
+		(void)snprintf(part, sizeof(part), "\"%s=%s\"", name, ours[i / 2].value[i % 2]);
+		assert_memory_equal(at, part, strlen(part));
+		/* Another variable whose name begins alike is the tenant's. */
+		(void)snprintf(part, sizeof(part), "\"%s_X=y\"", name);
+		assert_non_null(strstr(wish.create, part));
+		wish_done(&wish);
+	}
+}
+
 static void test_one_gpu(void **state)
 {
 	(void)state;
@@ -362,12 +406,12 @@ static void test_link(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_names),      cmocka_unit_test(test_wish),
-		cmocka_unit_test(test_disk),       cmocka_unit_test(test_gpus),
-		cmocka_unit_test(test_one_gpu),    cmocka_unit_test(test_ssh),
-		cmocka_unit_test(test_volume),     cmocka_unit_test(test_things),
-		cmocka_unit_test(test_bad_wishes), cmocka_unit_test(test_limits),
-		cmocka_unit_test(test_link),
+		cmocka_unit_test(test_names),   cmocka_unit_test(test_wish),
+		cmocka_unit_test(test_disk),    cmocka_unit_test(test_gpus),
+		cmocka_unit_test(test_devices), cmocka_unit_test(test_one_gpu),
+		cmocka_unit_test(test_ssh),     cmocka_unit_test(test_volume),
+		cmocka_unit_test(test_things),  cmocka_unit_test(test_bad_wishes),
+		cmocka_unit_test(test_limits),  cmocka_unit_test(test_link),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -12,8 +12,7 @@
 #define CPU_PERIOD_US 100000
 #define PROCESSES_MAX 4096
 #define LOG_SIZE      "16m" /* of what it prints */
-#define VISIBLE_GPUS  "NVIDIA_VISIBLE_DEVICES="
-#define SSH_PORT      22 /* of the container */
+#define SSH_PORT      22    /* of the container */
 
 void wish_name(const char *instance, char ret_name[static WISH_NAME_SIZE])
 {
@@ -155,22 +154,52 @@ int wish_host_put_gpus(json_t *host, const struct wish_host *h, bool cdi)
 }
 
 /*
- * Those that were asked for, not all. Where NVIDIA's runtime is the engine's default, a variable
- * is enough to get them, and images bring it along: the tenant's own value never counts.
+ * Where NVIDIA's runtime is the engine's default, variables are enough to get devices of this host,
+ * and images bring them along: neither those nor the tenant's own ever count. What is not for
+ * tenants has a value by which NVIDIA's toolkit gives nothing.
  */
+static const struct {
+	const char *name, *value; /* NULL: the names of the GPUs that were asked for */
+} gpu_env[] = {
+	{"NVIDIA_VISIBLE_DEVICES", NULL},
+	{"DOCKER_RESOURCE_GPU", NULL}, /* goes before it, where the toolkit is set up for swarms */
+	{"NVIDIA_GDRCOPY", "disabled"},
+	{"NVIDIA_GDS", "disabled"},
+	{"NVIDIA_MOFED", "disabled"},
+	{"NVIDIA_NVSWITCH", "disabled"},
+	{"NVIDIA_IMEX_CHANNELS", "void"},
+	{"NVIDIA_MIG_CONFIG_DEVICES", ""},
+	{"NVIDIA_MIG_MONITOR_DEVICES", ""},
+	{"NVIDIA_REQUIRE_JETPACK", ""}, /* mounts more of the host on boards with Tegra */
+};
+
+static void remove_env(json_t *env, const char *name)
+{
+	size_t n = strlen(name);
+
+	for (size_t i = json_array_size(env); i-- > 0;) {
+		const char *text = json_string_value(json_array_get(env, i));
+
+		if (strncmp(text, name, n) == 0 && text[n] == '=')
+			(void)json_array_remove(env, i);
+	}
+}
+
 static int put_gpus(json_t *body, json_t *host, const struct wish_host *h)
 {
 	json_t *env = json_object_get(body, "Env");
 	char names[WISH_GPUS_SIZE];
 
-	for (size_t i = json_array_size(env); i-- > 0;)
-		if (strncmp(json_string_value(json_array_get(env, i)), VISIBLE_GPUS,
-			    strlen(VISIBLE_GPUS)) == 0)
-			(void)json_array_remove(env, i);
 	wish_host_gpus(h, names);
-	if (json_array_append_new(
-		    env, json_sprintf("%s%s", VISIBLE_GPUS, names[0] ? names : "void")) < 0)
-		return -ENOMEM;
+	for (size_t i = 0; i < ARRAY_LEN(gpu_env); i++) {
+		const char *value = gpu_env[i].value;
+
+		if (!value)
+			value = names[0] ? names : "void";
+		remove_env(env, gpu_env[i].name);
+		if (json_array_append_new(env, json_sprintf("%s=%s", gpu_env[i].name, value)) < 0)
+			return -ENOMEM;
+	}
 	return names[0] ? wish_host_put_gpus(host, h, /* cdi= */ false) : 0;
 }
 
