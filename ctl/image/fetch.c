@@ -58,7 +58,8 @@ static size_t on_body(char *data, size_t size, size_t n, void *arg)
 	if (d->told->total == 0 &&
 	    curl_easy_getinfo(d->curl, CURLINFO_CONTENT_LENGTH_DOWNLOAD_T, &length) == CURLE_OK &&
 	    length > 0)
-		d->told->total = (uint64_t)length;
+		/* The length is this answer's, perhaps only of the rest. */
+		d->told->total = d->sent + (uint64_t)length;
 	if (fd_write_all(d->out, data, size * n) < 0)
 		return 0;
 	d->sent += size * n;

@@ -23,7 +23,7 @@ def make_authority(place: pathlib.Path):
 
 
 FAULTS = ("stall", "stall-once", "stall-unnamed", "drip", "silent", "creep", "away", "announces-more", "announces-less",
-          "elsewhere")
+          "elsewhere", "chunked-once")
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -77,9 +77,18 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {from_}-{told - 1}/{told}")
         if kind != "stall-unnamed":
             self.send_header("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")
+        if kind == "chunked-once" and not begin:
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            self.wfile.write(b"3e8\r\n" + data[:1000] + b"\r\n")
+            self.close_connection = True
+            self.connection.close()
+            return
         self.send_header("Content-Length", str(told - begin))
         self.end_headers()
-        if kind in ("announces-more", "announces-less"):
+        if kind == "chunked-once":
+            self.wfile.write(data[begin:])
+        elif kind in ("announces-more", "announces-less"):
             self.wfile.write(data[begin:told])
         elif kind == "stall-once" and nth > 0 or kind == "away" and nth > 1:
             self.wfile.write(data[begin:])
