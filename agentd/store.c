@@ -167,6 +167,7 @@ int store_create(int dirfd, const struct instance *inst)
 		return r;
 	r = -errno;
 	(void)unlinkat(dirfd, first, 0);
+	(void)fsync(dirfd); /* so that it does not come back, though nobody was told of it */
 	return r;
 }
 
@@ -511,10 +512,8 @@ static void finish_new(int dirfd, const char *name)
 
 	(void)snprintf(id, sizeof(id), "%.*s", INSTANCE_ID_LEN, name);
 	file_name(id, SUFFIX, final);
-	if (read_file(dirfd, name, &text, &len, &why) < 0) {
-		log_event(LOG_ERR, "new record cannot be read", LOG_STR("INSTANCE", id),
-			  LOG_STR("REASON", why.text));
-	} else if (!is_whole(text, len)) {
+	/* What cannot be read may be whole: under its final name it is quarantined. */
+	if (read_file(dirfd, name, &text, &len, &why) == 0 && !is_whole(text, len)) {
 		log_event(LOG_WARNING, "new record was not finished; nobody was told of it",
 			  LOG_STR("INSTANCE", id));
 		(void)unlinkat(dirfd, name, 0);

@@ -73,8 +73,10 @@ int fd_make_file(int dirfd, const char *name, const void *data, size_t len, mode
 	/* With the file, most file systems have brought its name to the disk, too. */
 	if (r == 0 && (fsync(fd) < 0 || fsync(dirfd) < 0))
 		r = -errno;
-	if (r < 0)
+	if (r < 0) {
 		(void)unlinkat(dirfd, name, 0);
+		(void)fsync(dirfd); /* best effort: it is not to come back after a crash */
+	}
 	return r;
 }
 

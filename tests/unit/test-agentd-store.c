@@ -249,6 +249,32 @@ static void test_new_record_at_power_cut(void **state)
 	instance_free(inst);
 }
 
+/* It may be whole, so it is shown, as others are that cannot be read. */
+static void test_new_record_cannot_be_read(void **state)
+{
+	struct instance_list list;
+	struct stat st;
+	char first[64], name[64];
+	int fd;
+
+	(void)state;
+	(void)snprintf(first, sizeof(first), "%s.made", "0123456789abcdef");
+	(void)snprintf(name, sizeof(name), "%s.json", "0123456789abcdef");
+	fd = openat(dir_fd, first, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	assert_true(fd >= 0);
+	assert_int_equal(ftruncate(fd, (off_t)STORE_FILE_MAX + 1), 0);
+	assert_int_equal(close(fd), 0);
+	for (size_t i = 0; i < 2; i++) {
+		assert_true(load_only(&list)->quarantined);
+		assert_string_equal(TAILQ_FIRST(&list)->id, "0123456789abcdef");
+		free_list(&list);
+		assert_int_equal(fstatat(dir_fd, first, &st, 0), -1);
+		assert_int_equal(fstatat(dir_fd, name, &st, 0), 0);
+		assert_int_equal(st.st_size, (off_t)STORE_FILE_MAX + 1);
+	}
+	assert_int_equal(store_remove(dir_fd, "0123456789abcdef"), 0);
+}
+
 static void test_new_record_cannot_be_written(void **state)
 {
 	_cleanup_close_ int nowhere = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -294,6 +320,7 @@ int main(void)
 		cmocka_unit_test(test_damaged_is_kept_and_shown),
 		cmocka_unit_test(test_every_byte_damaged),
 		cmocka_unit_test(test_new_record_at_power_cut),
+		cmocka_unit_test(test_new_record_cannot_be_read),
 		cmocka_unit_test(test_new_record_cannot_be_written),
 		cmocka_unit_test(test_strange_files_are_left_alone),
 	};
