@@ -1,11 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Linked to vfio-bind's main(): vfio-bind-points, which is vfio-bind that
- * ends, as by kill -9, at a named place between two steps. For tests, never installed.
- *   BIND_POINT=NAME[:N]   where: the N-th time (1) that NAME is passed; `any:N`: the N-th of all
- *   /run/qudata-bind-point  the same N of all, for one that vfio-helper starts: it stops there, as
- * by SIGSTOP, so that somebody else can be killed meanwhile BIND_POINT_LOG=FILE   the name of each
- * point that is passed is appended Trust: runs in tests, as root.
+ * Linked to vfio-bind's main(): vfio-bind-points, which is vfio-bind that ends, as by kill -9, at a
+ * named place between two steps. For tests, never installed.
+ *
+ * BIND_POINT=NAME[:N] says where: the N-th time (1) that NAME is passed; `any:N` is the N-th of
+ * all.
+ *
+ * In /run/qudata-bind-point is the same N of all, for one that vfio-helper starts: it stops there,
+ * as by SIGSTOP, so that somebody else can be killed meanwhile.
+ *
+ * BIND_POINT_LOG=FILE: the name of each point that is passed is appended.
+ *
+ * Trust: runs in tests, as root.
  */
 #include "vfio-helper/bind/lease.h"
 
