@@ -63,22 +63,27 @@ static void answer_host(struct later *later, enum proto_status status, const voi
 			struct fdlist *fds)
 {
 	const struct agentd *a = later->agentd;
-	struct hostgpus_view view = hostgpus_view(a->hostgpus);
+	/* What else is in the host is its operators' business; NULL leaves the member out. */
+	json_t *nvml = NULL;
 
 	(void)fds;
-	reply_data(later->req,
-		   json_pack("{s:s, s:s, s:s, s:s, s:i, s:I, s:s, s:I, s:o, s:s, s:o, s:o, s:o, "
-			     "s:b, s:o}",
-			     "version", QUDATA_VERSION, "control_plane", a->config.control_plane,
-			     "control_plane_state", controlplane_phase(a->cp),
-			     "control_plane_detail", controlplane_words(a->cp), "http_port",
-			     (int)a->http_port, "started_at", (json_int_t)a->started_s,
-			     "base_image", a->config.base_image, "instances",
-			     (json_int_t)agentd_count(a), "accel", accel_json(status, rep),
-			     "backend", a->config.backend == BACKEND_VM ? "vm" : "container",
-			     "limits", limits_json(peers_limits(a->peers)), "peers",
-			     peers_json(a->peers), "tunnels", tunnels_host_json(a), "debug",
-			     a->config.debug, "nvml", hostgpus_view_json(&view)));
+	if (http_tag(later->req) == LISTENER_CTL) {
+		struct hostgpus_view view = hostgpus_view(a->hostgpus);
+
+		nvml = hostgpus_view_json(&view);
+	}
+	reply_data(
+		later->req,
+		json_pack("{s:s, s:s, s:s, s:s, s:i, s:I, s:s, s:I, s:o, s:s, s:o, s:o, s:o, "
+			  "s:b, s:o*}",
+			  "version", QUDATA_VERSION, "control_plane", a->config.control_plane,
+			  "control_plane_state", controlplane_phase(a->cp), "control_plane_detail",
+			  controlplane_words(a->cp), "http_port", (int)a->http_port, "started_at",
+			  (json_int_t)a->started_s, "base_image", a->config.base_image, "instances",
+			  (json_int_t)agentd_count(a), "accel", accel_json(status, rep), "backend",
+			  a->config.backend == BACKEND_VM ? "vm" : "container", "limits",
+			  limits_json(peers_limits(a->peers)), "peers", peers_json(a->peers),
+			  "tunnels", tunnels_host_json(a), "debug", a->config.debug, "nvml", nvml));
 }
 
 void api_host(struct agentd *a, struct http_request *req, struct instance *inst)

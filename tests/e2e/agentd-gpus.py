@@ -455,6 +455,7 @@ class Debugging(Case):
         self.assertEqual([(g["address"], g["name"]) for g in data["gpus"]], [(None, "Made-up GPU (debug)")])
         host = self.call("GET", "/v1/host")[1]["data"]
         self.assertEqual((host["debug"], host["nvml"]["fake_gpus"]), (True, True))
+        self.assertNotIn("nvml", self.call("GET", "/v1/host", tcp=True)[1]["data"], "told to the secret's holder")
         self.assertTrue(self.call("GET", "/v1/gpus")[1]["data"]["nvml"]["fake_gpus"])
         self.assertIn("GPUs are made up: debug is on", self.log())
         self.assertIn("made up", self.ctl("gpus"))
