@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -153,9 +154,11 @@ static void attack(char *text, unsigned int size)
 	if (pid == 0)
 		_exit(0);
 	(void)execve("/bin/true", argv, argv);
-	(void)snprintf(text, size, "%s%s%s%s%s%sdone", pid >= 0 ? "fork " : "",
+	(void)snprintf(text, size, "%s%s%s%s%s%s%s%sdone", pid >= 0 ? "fork " : "",
 		       socket(AF_UNIX, SOCK_STREAM, 0) >= 0 ? "socket " : "",
 		       open(path, O_WRONLY | O_CREAT, 0600) >= 0 ? "create " : "",
+		       open("/dev/null", O_WRONLY | O_TRUNC) >= 0 ? "truncate " : "",
+		       prctl(PR_SET_PDEATHSIG, 0) == 0 ? "outlive " : "",
 		       kill(getppid(), 0) == 0 ? "kill " : "",
 		       mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC,
 			    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) != MAP_FAILED
