@@ -152,6 +152,29 @@ static char *record(const struct instance *inst)
 	return json ? json_dumps(json, JSON_INDENT(1)) : NULL;
 }
 
+/*
+ * Makes the file @name, which must not be there yet, durably. That costs the disk less than a
+ * replacement, but a crash before it returns may leave a part of @data under that name.
+ */
+static int make_file(int dirfd, const char *name, const void *data, size_t len)
+{
+	_cleanup_close_ int fd =
+		openat(dirfd, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	int r;
+
+	if (fd < 0)
+		return -errno;
+	r = fd_write_all(fd, data, len);
+	/* With the file, most file systems have brought its name to the disk, too. */
+	if (r == 0 && (fsync(fd) < 0 || fsync(dirfd) < 0))
+		r = -errno;
+	if (r < 0) {
+		(void)unlinkat(dirfd, name, 0);
+		(void)fsync(dirfd); /* best effort: it is not to come back after a crash */
+	}
+	return r;
+}
+
 int store_create(int dirfd, const struct instance *inst)
 {
 	_cleanup_text_ char *text = record(inst);
@@ -162,7 +185,7 @@ int store_create(int dirfd, const struct instance *inst)
 		return -ENOMEM;
 	file_name(inst->id, SUFFIX, name);
 	file_name(inst->id, NEW_SUFFIX, first);
-	r = fd_make_file(dirfd, first, text, strlen(text), 0600);
+	r = make_file(dirfd, first, text, strlen(text));
 	if (r < 0 || renameat(dirfd, first, dirfd, name) == 0)
 		return r;
 	r = -errno;

@@ -69,11 +69,5 @@ int fd_replace_file(int dirfd, const char *name, const void *data, size_t len, m
 /* The same without the last step: the old content may come back when the machine loses power. */
 int fd_swap_file(int dirfd, const char *name, const void *data, size_t len, mode_t mode);
 
-/*
- * Makes the file @name, which must not be there yet, durably. That costs the disk less than a
- * replacement, but a crash before it returns may leave a part of @data under that name.
- */
-int fd_make_file(int dirfd, const char *name, const void *data, size_t len, mode_t mode);
-
 /* Reads the whole file @name in @dirfd (no symbolic link is followed) like fd_read_text(). */
 ssize_t fd_read_file(int dirfd, const char *name, char *buf, size_t size);

@@ -61,25 +61,6 @@ int fd_replace_file(int dirfd, const char *name, const void *data, size_t len, m
 	return r == 0 && fsync(dirfd) < 0 ? -errno : r;
 }
 
-int fd_make_file(int dirfd, const char *name, const void *data, size_t len, mode_t mode)
-{
-	_cleanup_close_ int fd =
-		openat(dirfd, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
-	int r;
-
-	if (fd < 0)
-		return -errno;
-	r = fd_write_all(fd, data, len);
-	/* With the file, most file systems have brought its name to the disk, too. */
-	if (r == 0 && (fsync(fd) < 0 || fsync(dirfd) < 0))
-		r = -errno;
-	if (r < 0) {
-		(void)unlinkat(dirfd, name, 0);
-		(void)fsync(dirfd); /* best effort: it is not to come back after a crash */
-	}
-	return r;
-}
-
 ssize_t fd_read_file(int dirfd, const char *name, char *buf, size_t size)
 {
 	_cleanup_close_ int fd =
