@@ -160,7 +160,7 @@ class Lab:
 
     def _start(self):
         append = ("root=/dev/vda rw console=ttyS0 quiet intel_iommu=on iommu=pt mitigations=off net.ifnames=1 "
-                  "apparmor=0 audit=0 edd=off systemd.show_status=1 tsc=unstable " + self.append)
+                  "apparmor=0 audit=0 edd=off systemd.show_status=1 tsc=unstable no_timer_check " + self.append)
         args = ["nice", "-n", "5", "timeout", "-k", "5", str(self.limit_s), "qemu-system-x86_64", "-name", "qudata-lab",
                 "-machine", "q35,kernel-irqchip=split", "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max",
                 "-smp", str(self.cpus), "-m", str(self.memory_mib), "-nodefaults", "-no-user-config",
