@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Figures of an instance's guest.
+ * Figures of an instance: its guest's, or, of a container on this host, those of its GPUs.
  * Trust: runs inside agentd; reads queries of strangers, and passes on what a guest says of itself.
  */
+#include "agentd/hostgpus.h"
 #include "agentd/later.h"
 #include "agentd/metrics.h"
 #include "agentd/reply.h"
@@ -33,14 +34,60 @@ static bool get_number(const struct http_request *req, const char *name, uint64_
 	return true;
 }
 
+/* @host_gpus is taken over; NULL: it is a VM's. */
+static void reply_metrics(struct http_request *req, const struct instance *inst,
+			  const struct metrics_list *list, bool fake, json_t *host_gpus)
+{
+	json_t *data = metrics_json(list);
+
+	(void)json_object_set_new(data, "instance_id", json_string(inst->id));
+	(void)json_object_set_new(data, "status", json_string(inst->status));
+	(void)json_object_set_new(data, "health", json_string(view_health(inst)));
+	(void)json_object_set_new(data, "fake_gpus", json_boolean(fake));
+	(void)json_object_set_new(data, "host_gpus", host_gpus ? host_gpus : json_null());
+	reply_data(req, data);
+}
+
+/*
+ * The instance's GPUs and no others, as the driver told of them last: what else is in the host is
+ * its operators' business.
+ */
+static json_t *host_gpus_json(const struct instance *inst, const struct hostgpus_view *view)
+{
+	json_t *array = json_array();
+	size_t n = instance_n_host_gpus(inst);
+
+	for (size_t i = 0; i < n; i++) {
+		const struct probe_gpu *gpu = hostgpus_find_name(view, inst->host_gpus[i]);
+
+		(void)json_array_append_new(array,
+					    json_pack("{s:s, s:o}", "name", inst->host_gpus[i],
+						      "figures", hostgpus_gpu_json(gpu)));
+	}
+	/* As in a VM: who asked for GPUs of a host that has none was let through without. */
+	if (n == 0 && view->fake)
+		(void)json_array_append_new(array,
+					    json_pack("{s:n, s:o}", "name", "figures",
+						      hostgpus_gpu_json(&view->report->gpus[0])));
+	return json_pack(
+		"{s:s, s:s, s:o, s:o}", "state", view->state, "detail", view->detail, "age_ms",
+		view->report ? json_integer((json_int_t)view->age_ms) : json_null(), "gpus", array);
+}
+
+static void answer_on_host(struct agentd *a, struct http_request *req, struct instance *inst)
+{
+	const struct hostgpus_view view = hostgpus_view(a->hostgpus);
+	const struct metrics_list none = {0};
+
+	reply_metrics(req, inst, &none, view.fake, host_gpus_json(inst, &view));
+}
+
 static void answer_metrics(struct later *later, enum proto_status status, const void *rep,
 			   struct fdlist *fds)
 {
 	_cleanup_(metrics_done) struct metrics_list list = {0};
 	const struct instance *inst = agentd_find(later->agentd, later->id);
 	struct err why = {0};
-	json_t *data;
-	bool fake;
 
 	if (!inst) {
 		reply_error(later->req, 404, "the instance is destroyed");
@@ -58,13 +105,8 @@ static void answer_metrics(struct later *later, enum proto_status status, const 
 		reply_error(later->req, 500, "%s", why.text);
 		return;
 	}
-	fake = metrics_add_fakes(later->agentd->config.debug, &list);
-	data = metrics_json(&list);
-	(void)json_object_set_new(data, "instance_id", json_string(inst->id));
-	(void)json_object_set_new(data, "status", json_string(inst->status));
-	(void)json_object_set_new(data, "health", json_string(view_health(inst)));
-	(void)json_object_set_new(data, "fake_gpus", json_boolean(fake));
-	reply_data(later->req, data);
+	reply_metrics(later->req, inst, &list,
+		      metrics_add_fakes(later->agentd->config.debug, &list), NULL);
 }
 
 void api_figures(struct agentd *a, struct http_request *req, struct instance *inst)
@@ -85,6 +127,10 @@ void api_figures(struct agentd *a, struct http_request *req, struct instance *in
 	if (!get_number(req, "limit", 1, PROTO_SAMPLES_MAX, &limit)) {
 		reply_error(req, 400, "limit must be a whole number from 1 to %d",
 			    PROTO_SAMPLES_MAX);
+		return;
+	}
+	if (inst->on_host) { /* vmmon has no figures of it */
+		api_with_hostgpus(a, req, inst, answer_on_host);
 		return;
 	}
 	op_req.since = since;

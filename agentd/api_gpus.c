@@ -236,7 +236,7 @@ static void answer_gpus(struct later *later, enum proto_status status, const voi
 		   json_pack("{s:o, s:o}", "gpus", array, "nvml", hostgpus_view_json(&view)));
 }
 
-static void list_gpus(struct agentd *a, struct http_request *req)
+static void list_gpus(struct agentd *a, struct http_request *req, struct instance *inst)
 {
 	const struct gpu_list_req op_req = {0};
 	const struct later_question question = {
@@ -247,6 +247,7 @@ static void list_gpus(struct agentd *a, struct http_request *req)
 		.answer = answer_gpus,
 	};
 
+	(void)inst;
 	later_ask(a, req, /* inst= */ NULL, &question);
 }
 
@@ -254,7 +255,7 @@ static void list_gpus(struct agentd *a, struct http_request *req)
 void api_gpus(struct agentd *a, struct http_request *req, struct instance *inst)
 {
 	(void)inst;
-	api_with_hostgpus(a, req, list_gpus);
+	api_with_hostgpus(a, req, /* inst= */ NULL, list_gpus);
 }
 
 static void answer_recover(struct later *later, enum proto_status status, const void *body,

@@ -49,7 +49,8 @@ json_t *hostgpus_view_json(const struct hostgpus_view *view)
 struct asked {
 	struct agentd *agentd;
 	struct http_request *req; /* NULL: the client has gone */
-	void (*answer)(struct agentd *a, struct http_request *req);
+	char id[PROTO_NAME_SIZE]; /* of the instance, "" without one */
+	hostgpus_answer_fn *answer;
 };
 
 static void on_cancel(struct http_request *req, void *arg)
@@ -63,34 +64,48 @@ static void on_cancel(struct http_request *req, void *arg)
 static void on_report(void *arg)
 {
 	struct asked asked = *(struct asked *)arg;
+	struct instance *inst;
 
 	free(arg);
 	if (!asked.req)
 		return;
 	http_on_cancel(asked.req, NULL, NULL);
-	asked.answer(asked.agentd, asked.req);
+	inst = asked.id[0] != '\0' ? agentd_find(asked.agentd, asked.id) : NULL;
+	if (asked.id[0] != '\0' && !inst)
+		reply_error(asked.req, 404, "the instance is destroyed");
+	else
+		asked.answer(asked.agentd, asked.req, inst);
 }
 
-void api_with_hostgpus(struct agentd *a, struct http_request *req,
-		       void (*answer)(struct agentd *a, struct http_request *req))
+void api_with_hostgpus(struct agentd *a, struct http_request *req, const struct instance *inst,
+		       hostgpus_answer_fn *answer)
 {
 	struct asked *asked = calloc(1, sizeof(*asked));
+	char wait[8];
 
 	if (!asked) {
 		reply_error(req, 500, "out of memory");
 		return;
 	}
-	*asked = (struct asked){a, req, answer};
+	*asked = (struct asked){.agentd = a, .req = req, .answer = answer};
+	if (inst)
+		(void)snprintf(asked->id, sizeof(asked->id), "%s", inst->id);
 	http_on_cancel(req, on_cancel, asked);
-	hostgpus_wait(a->hostgpus, WAIT_MS, on_report, asked);
+	if (http_query(req, "wait", wait, sizeof(wait)) < 0 || !STR_EQ(wait, "no")) {
+		hostgpus_wait(a->hostgpus, WAIT_MS, on_report, asked);
+		return;
+	}
+	hostgpus_want(a->hostgpus);
+	on_report(asked);
 }
 
-static void answer_figures(struct agentd *a, struct http_request *req)
+static void answer_figures(struct agentd *a, struct http_request *req, struct instance *inst)
 {
 	struct hostgpus_view view = hostgpus_view(a->hostgpus);
 	json_t *json = hostgpus_view_json(&view), *array = json_array();
 	char address[GPUS_TEXT_SIZE];
 
+	(void)inst;
 	for (uint32_t i = 0; view.report && i < view.report->n_gpus; i++) {
 		const struct probe_gpu *gpu = &view.report->gpus[i];
 		json_t *one = hostgpus_gpu_json(gpu);
@@ -106,13 +121,6 @@ static void answer_figures(struct agentd *a, struct http_request *req)
 
 void api_gpu_figures(struct agentd *a, struct http_request *req, struct instance *inst)
 {
-	char wait[8];
-
 	(void)inst;
-	if (http_query(req, "wait", wait, sizeof(wait)) < 0 || !STR_EQ(wait, "no")) {
-		api_with_hostgpus(a, req, answer_figures);
-		return;
-	}
-	hostgpus_want(a->hostgpus);
-	answer_figures(a, req);
+	api_with_hostgpus(a, req, /* inst= */ NULL, answer_figures);
 }

@@ -515,3 +515,13 @@ const struct probe_gpu *hostgpus_find(const struct hostgpus_view *view, uint64_t
 			return &view->report->gpus[i];
 	return NULL;
 }
+
+const struct probe_gpu *hostgpus_find_name(const struct hostgpus_view *view, const char *name)
+{
+	if (view->fake)
+		return &view->report->gpus[0];
+	for (uint32_t i = 0; view->report && i < view->report->n_gpus; i++)
+		if (STR_EQ(view->report->gpus[i].uuid, name))
+			return &view->report->gpus[i];
+	return NULL;
+}

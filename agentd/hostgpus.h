@@ -76,6 +76,12 @@ void hostgpus_sum(const struct probe_report *report, uint32_t *ret_percent, uint
 /* The GPU at @address in a view's report, or NULL. */
 const struct probe_gpu *hostgpus_find(const struct hostgpus_view *view, uint64_t address);
 
+/*
+ * The same of the GPU that container engines know as @name: by its UUID; of a number or a part of a
+ * GPU there is no telling. Of figures that are made up each has the same.
+ */
+const struct probe_gpu *hostgpus_find_name(const struct hostgpus_view *view, const char *name);
+
 /* JSON: state, detail, versions; and one GPU's figures (null without any). */
 json_t *hostgpus_view_json(const struct hostgpus_view *view);
 json_t *hostgpus_gpu_json(const struct probe_gpu *gpu);

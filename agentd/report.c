@@ -137,15 +137,34 @@ static void on_figures(void *arg, enum proto_status answer, const void *body, st
 	metrics_guest_use(&list, &f->cpu_util, &f->ram_util);
 }
 
+/* Of a container on this host its own GPUs. */
+static struct probe_report own_gpus(const struct instance *inst, const struct hostgpus_view *view)
+{
+	struct probe_report own = {0};
+
+	for (size_t i = 0; i < instance_n_host_gpus(inst); i++) {
+		const struct probe_gpu *gpu = hostgpus_find_name(view, inst->host_gpus[i]);
+
+		if (gpu)
+			own.gpus[own.n_gpus++] = *gpu;
+	}
+	return own;
+}
+
 /* An instance without GPUs of its own has the host's before its eyes, or shares them. */
-static void report_host_gpus(struct agentd *a, struct control_stats *stats)
+static void report_host_gpus(struct agentd *a, const struct instance *inst,
+			     struct control_stats *stats)
 {
 	struct hostgpus_view view;
+	struct probe_report own;
 
 	hostgpus_want(a->hostgpus);
 	view = hostgpus_view(a->hostgpus);
-	if (view.report)
-		hostgpus_sum(view.report, &stats->gpu_util, &stats->gpu_temp, &stats->mem_util);
+	if (!view.report)
+		return;
+	own = own_gpus(inst, &view);
+	hostgpus_sum(instance_n_host_gpus(inst) > 0 ? &own : view.report, &stats->gpu_util,
+		     &stats->gpu_temp, &stats->mem_util);
 }
 
 static bool has_gpu_figures(const struct control_stats *stats)
@@ -178,7 +197,7 @@ void report_figures(void *ctx, struct control_stats *stats)
 			stats->ram_util = f->ram_util;
 	}
 	if (!has_gpu_figures(stats) && proto_gpus_count(inst->gpus) == 0)
-		report_host_gpus(a, stats);
+		report_host_gpus(a, inst, stats);
 	if (f->asked)
 		return;
 	memcpy(req.vm, f->id, sizeof(req.vm));

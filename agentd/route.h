@@ -48,10 +48,12 @@ uint64_t route_address(const char *path);
 
 /*
  * api_hostgpus.c: answers @req by @answer once the figures of the host's own GPUs are recent, or
- * after a few seconds.
+ * after a few seconds; at once with `?wait=no`. @inst may be NULL; @answer gets it again, and is
+ * not asked when it was destroyed meanwhile.
  */
-void api_with_hostgpus(struct agentd *a, struct http_request *req,
-		       void (*answer)(struct agentd *a, struct http_request *req));
+typedef void hostgpus_answer_fn(struct agentd *a, struct http_request *req, struct instance *inst);
+void api_with_hostgpus(struct agentd *a, struct http_request *req, const struct instance *inst,
+		       hostgpus_answer_fn *answer);
 
 /* The rows' functions. */
 #define API(name) void api_##name(struct agentd *a, struct http_request *req, struct instance *inst)

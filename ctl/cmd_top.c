@@ -89,10 +89,11 @@ static enum ctl_exit fetch_metrics(struct top *t, struct api *api, const char *i
 	char path[128];
 	enum ctl_exit r;
 
-	snprintf(path, sizeof(path), "/v1/instances/%s/metrics?limit=%d", id,
+	snprintf(path, sizeof(path), "/v1/instances/%s/metrics?limit=%d%s", id,
 		 t->c->json ? 1200
 		 : t->id    ? 480
-			    : 80);
+			    : 80,
+		 is_drawing ? "&wait=no" : "");
 	r = api_call(api, "GET", path, NULL, API_TIMEOUT_MS, &reply);
 	*ret_metrics = NULL;
 	if (r == CTL_OK)

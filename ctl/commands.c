@@ -288,7 +288,8 @@ const struct ctl_command ctl_commands[] = {
 		 "themselves, and what their QEMU takes of the host, every second until \"q\" is "
 		 "typed: a line for each instance, or charts of the last minutes for one. A "
 		 "column of a chart is two seconds. Without an ID, the GPUs that the host's own "
-		 "driver has follow. Without a terminal, or with --once, one "
+		 "driver has follow. Of a container on the host there are the newest figures of "
+		 "its GPUs. Without a terminal, or with --once, one "
 		 "picture is printed; with --json, the samples.",
 	 OPTIONS(top_options),
 	 .max_args = 1,

@@ -66,13 +66,46 @@ void gpu_figures_remark(FILE *f, const json_t *nvml)
 	}
 }
 
+static void add_figures(struct table *t, const json_t *figures)
+{
+	struct gpu_figures text;
+
+	gpu_figures_text(figures, &text);
+	table_add(t, text.busy, 0);
+	table_add(t, text.heat, 0);
+	table_add(t, text.memory, 0);
+	table_add(t, text.power, 0);
+}
+
+void gpu_figures_put_own(FILE *f, const json_t *own, bool color)
+{
+	static const char *const headers[] = {"GPU", ">BUSY", ">TEMP", ">MEMORY", ">POWER", NULL};
+	const json_t *list = json_object_get(own, "gpus"), *gpu;
+	_cleanup_(table_done) struct table table = {0};
+	size_t i;
+
+	if (json_array_size(list) == 0) {
+		fputs("A container on this host, without GPUs: there are no figures of it.\n", f);
+		return;
+	}
+	fputs("A container on this host: there are figures of its GPUs only.\n\n", f);
+	table_init(&table, headers);
+	json_array_foreach (list, i, gpu) {
+		const char *name = gpu_text(gpu, "name");
+
+		table_add(&table, *name ? name : "none", 0);
+		add_figures(&table, json_object_get(gpu, "figures"));
+	}
+	table_print(&table, f, color);
+	gpu_figures_remark(f, own);
+}
+
 void gpu_figures_put(FILE *f, const json_t *answer, bool color)
 {
 	static const char *const headers[] = {"HOST GPU", "NAME",   ">BUSY", ">TEMP",
 					      ">MEMORY",  ">POWER", NULL};
 	const json_t *list = json_object_get(answer, "gpus"), *gpu;
 	_cleanup_(table_done) struct table table = {0};
-	struct gpu_figures text;
 	size_t i;
 
 	if (json_array_size(list) > 0) {
@@ -80,13 +113,9 @@ void gpu_figures_put(FILE *f, const json_t *answer, bool color)
 		json_array_foreach (list, i, gpu) {
 			const char *address = gpu_text(gpu, "address");
 
-			gpu_figures_text(gpu, &text);
 			table_add(&table, *address ? address : "none", 0);
 			table_add(&table, gpu_text(gpu, "name"), 0);
-			table_add(&table, text.busy, 0);
-			table_add(&table, text.heat, 0);
-			table_add(&table, text.memory, 0);
-			table_add(&table, text.power, 0);
+			add_figures(&table, gpu);
 		}
 		fputc('\n', f);
 		table_print(&table, f, color);

@@ -29,6 +29,8 @@ bool gpu_figures_wrong(const json_t *nvml);
 void gpu_figures_remark(FILE *f, const json_t *nvml);
 /* The agent's answer to /v1/gpus/figures as a table; nothing when there are no such GPUs. */
 void gpu_figures_put(FILE *f, const json_t *answer, bool color);
+/* What a container on the host has of them: host_gpus of an instance's metrics. */
+void gpu_figures_put_own(FILE *f, const json_t *own, bool color);
 
 struct gpu_tree_style {
 	bool utf8, color;

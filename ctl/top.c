@@ -9,6 +9,7 @@
 #include <math.h>
 
 #include "ctl/chart.h"
+#include "ctl/gpus.h"
 #include "ctl/table.h"
 #include "ctl/text.h"
 
@@ -27,6 +28,12 @@
 static const json_t *samples_of(const struct top_entry *entry)
 {
 	return json_object_get(entry->metrics, "samples");
+}
+
+/* An object for a container on this host, of which there are no samples. */
+static const json_t *host_gpus_of(const struct top_entry *entry)
+{
+	return json_object_get(entry->metrics, "host_gpus");
 }
 
 static const json_t *newest_sample(const json_t *samples)
@@ -188,12 +195,17 @@ static void put_figures(FILE *f, const struct top_style *style, const json_t *sa
 
 void top_put_one(FILE *f, const struct top_entry *entry, const struct top_style *style)
 {
-	const json_t *samples = samples_of(entry);
+	const json_t *samples = samples_of(entry), *on_host = host_gpus_of(entry);
 	size_t gpus = json_array_size(json_object_get(newest_sample(samples), "gpus"));
 	size_t rows = style->rows ? style->rows : 2 * gpus + LINES_FIXED + CHART_ROWS;
 	size_t left = rows > LINES_FIXED ? rows - LINES_FIXED : 0, shown;
 
 	put_head(f, entry, style);
+	if (json_is_object(on_host)) {
+		fputc('\n', f);
+		gpu_figures_put_own(f, on_host, style->color);
+		return;
+	}
 	if (json_array_size(samples) == 0) {
 		fputs("\nNo figures have come from the guest yet.\n", f);
 		return;
@@ -221,16 +233,23 @@ static void add_figure(struct table *t, const json_t *samples, enum chart_figure
 }
 
 /* The busiest GPU. */
-static void add_gpus(struct table *t, const json_t *samples)
+static void add_gpus(struct table *t, const struct top_entry *entry)
 {
-	size_t n = json_array_size(json_object_get(newest_sample(samples), "gpus"));
+	const json_t *samples = samples_of(entry), *gpu;
+	size_t n = json_array_size(json_object_get(newest_sample(samples), "gpus")), i;
 	char text[CHART_TEXT_MAX];
 	double most = NAN;
 
-	for (size_t i = 0; i < n; i++) {
+	for (i = 0; i < n; i++) {
 		double value = chart_newest(samples, CHART_GPU, i);
 
 		if (isfinite(value) && !(most >= value))
+			most = value;
+	}
+	json_array_foreach (json_object_get(host_gpus_of(entry), "gpus"), i, gpu) {
+		double value = member(json_object_get(gpu, "figures"), "percent");
+
+		if (value >= 0 && value <= 100 && !(most >= value))
 			most = value;
 	}
 	chart_text(CHART_GPU, most, text);
@@ -275,7 +294,7 @@ void top_put_list(FILE *f, const struct top_entry *entries, size_t n, const stru
 		add_figure(&table, samples, CHART_MEMORY);
 		add_figure(&table, samples, CHART_NETWORK_IN);
 		add_figure(&table, samples, CHART_NETWORK_OUT);
-		add_gpus(&table, samples);
+		add_gpus(&table, &entries[i]);
 		if (!is_wide)
 			continue;
 		add_figure(&table, samples, CHART_DISK_READ);

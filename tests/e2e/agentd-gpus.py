@@ -594,6 +594,66 @@ class Probing(WithProbe):
         self.until("it has ended", lambda: not self.helper.is_probing())
 
 
+class OnHost(WithProbe):
+    """Containers without VMs: each shows its own GPUs."""
+    names = ["GPU-00000002-1111-2222-3333-444444444444", "GPU-00000001-1111-2222-3333-444444444444",
+             "GPU-0000000f-1111-2222-3333-444444444444"]
+    settings = f"nvml = yes\nbackend = container\ncontainer_gpus = {','.join(names)}\n"
+
+    def metrics(self, name, query="", **how):
+        code, answer = self.call("GET", f"/v1/instances/{name}/metrics{query}", **how)
+        self.assertEqual(code, 200, answer)
+        return answer["data"]
+
+    def test_own_figures_only(self):
+        one, _ = self.create(image="a/b", gpus=1)
+        two, _ = self.create(image="a/b", gpus=2)
+        none, _ = self.create(image="a/b")
+        for how in ({}, {"tcp": True}):
+            data = self.metrics(one, **how)
+            self.assertEqual((data["samples"], data["newest"], data["fake_gpus"]), ([], 0, False))
+            own = data["host_gpus"]
+            self.assertEqual((own["state"], [g["name"] for g in own["gpus"]]), ("ok", self.names[:1]))
+            self.assertEqual({k: own["gpus"][0]["figures"][k] for k in ("uuid", "percent", "celsius", "watts")},
+                             {"uuid": self.names[0], "percent": 60, "celsius": 52, "watts": 123.456})
+        own = self.metrics(two)["host_gpus"]["gpus"]
+        self.assertEqual([(g["name"], g["figures"] and g["figures"]["percent"]) for g in own],
+                         [(self.names[1], 30), (self.names[2], None)], "the driver does not know the last one")
+        self.assertEqual(self.metrics(none)["host_gpus"]["gpus"], [])
+        self.assertEqual(self.probes.started, 1)
+        self.assertRegex(self.ctl("top", one, "--once"), rf"{self.names[0]} +60 % +52 C +6.0 of 24.0 GiB +123 W")
+        self.assertNotIn(self.names[0], self.ctl("top", two, "--once"))
+        self.assertIn("without GPUs", self.ctl("top", none, "--once"))
+        self.assertRegex(self.ctl("top", "--once"), rf"(?m)^{one} .* 60 %")
+        self.assertEqual(json.loads(self.ctl("top", two, "--json"))["host_gpus"]["gpus"], own)
+
+    def test_without_an_answer(self):
+        """A probe that hangs delays nobody who does not want to wait, and a client may go away."""
+        self.probes.library = self.library("hang")
+        one, _ = self.create(image="a/b", gpus=1)
+        own = self.metrics(one, "?wait=no")["host_gpus"]
+        self.assertEqual((own["age_ms"], [g["figures"] for g in own["gpus"]]), (None, [None]))
+        gone = Connection(self.path("run/ctl.sock"))
+        gone.request("GET", f"/v1/instances/{one}/metrics")
+        gone.close()
+        answers = []
+        waiting = threading.Thread(target=lambda: answers.append(self.call("GET", f"/v1/instances/{one}/metrics")))
+        waiting.start()
+        waiting.join()
+        self.assertEqual((answers[0][0], answers[0][1]["data"]["host_gpus"]["age_ms"]), (200, None))
+
+
+class OnHostDebugging(Case):
+    settings = "debug = yes\nbackend = container\n"
+
+    def test_made_up(self):
+        one, _ = self.create(image="a/b", gpus=1)
+        data = self.call("GET", f"/v1/instances/{one}/metrics")[1]["data"]
+        self.assertEqual((data["fake_gpus"], data["host_gpus"]["state"]), (True, "fake"))
+        self.assertEqual([(g["name"], g["figures"]["percent"]) for g in data["host_gpus"]["gpus"]], [(None, 42)])
+        self.assertRegex(self.ctl("top", one, "--once"), r"(?s)made up \(debug\).*none +42 %")
+
+
 class NotProbing(WithProbe):
     settings = "nvml = no\n"
 

@@ -1441,6 +1441,8 @@ static bool told_to_end(int probe)
 	return recv(probe, &byte, 1, 0) == 0;
 }
 
+#define GPU_UUID "GPU-00000001-1111-2222-3333-444444444444"
+
 static void probe_tells(int probe, uint32_t state, uint32_t percent)
 {
 	const struct proto_header header = {.op = PROBE_REPORT, .len = sizeof(struct probe_report)};
@@ -1454,6 +1456,7 @@ static void probe_tells(int probe, uint32_t state, uint32_t percent)
 						    .used_mib = 1024,
 						    .total_mib = 4096,
 						    .milliwatts = PROBE_UNKNOWN};
+		(void)snprintf(report.gpus[0].uuid, sizeof(report.gpus[0].uuid), GPU_UUID);
 	}
 	assert_int_equal(ipc_send(probe, &header, &report, NULL, 0), 0);
 }
@@ -1524,6 +1527,16 @@ static void test_host_gpus_for_the_control_plane(void **state)
 	report_figures(&w.a, &stats);
 	assert_memory_equal(&stats, &unknown, sizeof(stats));
 	only()->gpus[0] = 0;
+	/* Nor is a container on the host: it has its own. */
+	only()->on_host = true;
+	(void)snprintf(only()->host_gpus[0], GPU_NAME_SIZE, "GPU-another");
+	report_figures(&w.a, &stats);
+	assert_memory_equal(&stats, &unknown, sizeof(stats));
+	(void)snprintf(only()->host_gpus[0], GPU_NAME_SIZE, GPU_UUID);
+	report_figures(&w.a, &stats);
+	assert_int_equal(stats.gpu_util, 97000);
+	only()->host_gpus[0][0] = '\0';
+	only()->on_host = false;
 }
 
 static void test_agentd_ends_during_acts(void **state)
