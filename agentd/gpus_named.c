@@ -25,11 +25,10 @@ int gpus_named_parse(const char *list, struct gpus_named *ret_gpus, struct err *
 		return err_set(reterr, -ENOMEM, "out of memory");
 	for (char *name = strtok_r(copy, ", ", &rest); name; name = strtok_r(NULL, ", ", &rest)) {
 		if (!gpuname_ok(name))
-			return err_set(
-				reterr, -EINVAL,
-				"\"%.60s\" is no name of a GPU: GPU-… as `nvidia-smi -L` has "
-				"it, or a number",
-				name);
+			return err_set(reterr, -EINVAL,
+				       "\"%.60s\" is no name of a GPU: GPU- and a whole UUID, as "
+				       "`nvidia-smi -L` has it, or a number",
+				       name);
 		if (gpus.n > 0 && gpuname_is_number(name) != gpuname_is_number(gpus.gpus[0].name))
 			return err_set(reterr, -EINVAL,
 				       "numbers and UUIDs may mean the same GPU: only one of both");

@@ -14,14 +14,20 @@
 /* cmocka wants those above first */
 #include <cmocka.h>
 
+#define UUID "-1111-2222-3333-444444444444"
+#define A    "GPU-0000001a" UUID
+#define B    "GPU-0000002b" UUID
+#define C    "GPU-0000003c" UUID
+#define PART "MIG-0000000a" UUID
+
 static const uint64_t any[PROTO_MAX_GPUS];
 
 static void test_list(void **state)
 {
 	static const char *const bad[] = {
-		"GPU-1,GPU-1",
+		A "," A,
 		"a/b",
-		"GPU-012345678901234567890123456789012345678901234",
+		A "0",
 		"-1",
 		"0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16",
 		"all",
@@ -37,12 +43,19 @@ static void test_list(void **state)
 		"GPU-",
 		"GPU--",
 		"GPU-xyz",
-		"GPU-A",
-		"gpu-a",
+		"GPU-1a", /* engines take the first digits: it would be another name of one GPU */
+		"GPU-0000001a-1111-2222-3333-44444444444",
+		"GPU-0000001a-1111-2222-3333",
+		"GPU-0000001a11112222333344444444444444444",
+		"GPU-0000001a-1111-2222-33334-44444444444",
+		"GPU-0000001A" UUID,
+		"gpu-0000001a" UUID,
+		"0000001a" UUID,
+		"10000",
 		"MIG-",
 		"MIG-GPU-a/1/0",
 		"a",
-		"GPU-b,0",
+		B ",0",
 		"0,1,MIG-a",
 		"nvidia.com/gpu=all",
 	};
@@ -52,11 +65,11 @@ static void test_list(void **state)
 	(void)state;
 	assert_int_equal(gpus_named_parse("", &gpus, &err), 0);
 	assert_int_equal(gpus.n, 0);
-	assert_int_equal(gpus_named_parse("GPU-b, GPU-c,MIG-a-1", &gpus, &err), 0);
+	assert_int_equal(gpus_named_parse(B ", " C "," PART, &gpus, &err), 0);
 	assert_int_equal(gpus.n, 3);
-	assert_string_equal(gpus.gpus[0].name, "GPU-b");
-	assert_string_equal(gpus.gpus[1].name, "GPU-c");
-	assert_string_equal(gpus.gpus[2].name, "MIG-a-1");
+	assert_string_equal(gpus.gpus[0].name, B);
+	assert_string_equal(gpus.gpus[1].name, C);
+	assert_string_equal(gpus.gpus[2].name, PART);
 	assert_int_equal(
 		gpus_named_parse("0, 7,10,3,4,5,6,11,12,13,14,15,16,17,18,19", &gpus, &err), 0);
 	assert_int_equal(gpus.n, 16);
@@ -96,15 +109,15 @@ static void test_driver(void **state)
 	assert_int_equal(mkdirat(fd, "driver", 0700), 0);
 	assert_int_equal(mkdirat(fd, "driver/nvidia", 0700), 0);
 	assert_int_equal(mkdirat(fd, "driver/nvidia/gpus", 0700), 0);
-	put(fd, "0000:81:00.0", "Model: \t\t NVIDIA A100\nGPU UUID: \t GPU-2b\nBus Type: PCIe\n");
-	put(fd, "0000:01:00.0", "GPU UUID: \t GPU-1a\n");
+	put(fd, "0000:81:00.0", "Model: \t\t NVIDIA A100\nGPU UUID: \t " B "\nBus Type: PCIe\n");
+	put(fd, "0000:01:00.0", "GPU UUID: \t " A "\n");
 	put(fd, "0000:41:00.0", "GPU UUID: \t GPU-????????\n");
-	put(fd, "nonsense", "GPU UUID: \t GPU-3c\n");
+	put(fd, "nonsense", "GPU UUID: \t " C "\n");
 	put(fd, "0000:c1:00.0", "Model: something\n");
 	gpus_named_find(fd, &gpus);
 	assert_int_equal(gpus.n, 2);
-	assert_string_equal(gpus.gpus[0].name, "GPU-1a");
-	assert_string_equal(gpus.gpus[1].name, "GPU-2b");
+	assert_string_equal(gpus.gpus[0].name, A);
+	assert_string_equal(gpus.gpus[1].name, B);
 	assert_true(gpus.gpus[0].address < gpus.gpus[1].address);
 	(void)close(fd);
 	(void)snprintf(command, sizeof(command), "rm -r %s", dir);

@@ -17,6 +17,9 @@
 #include <cmocka.h>
 
 #define INSTANCE "00112233aabbccdd"
+#define GPU_A    "GPU-0000000a-1111-2222-3333-444444444444"
+#define GPU_B    "GPU-0000000b-1111-2222-3333-444444444444"
+#define MIG_3    "MIG-00000003-1111-2222-3333-444444444444"
 #define LIMITS   "\"cpus\":2,\"memory_mib\":512,\"publish\":[[22,10001],[80,20000]]"
 
 static int parse(const char *text, struct wish *wish)
@@ -101,22 +104,24 @@ static void test_gpus(void **state)
 	assert_null(strstr(wish.create, "DeviceRequests"));
 	wish_done(&wish);
 	assert_int_equal(parse("{\"image\":\"a\",\"env\":{\"NVIDIA_VISIBLE_DEVICES\":\"all\"},"
-			       "\"gpu_ids\":[\"GPU-a-1\",\"MIG-3\"],\"disk_mib\":300," LIMITS "}",
+			       "\"gpu_ids\":[\"" GPU_A "\",\"" MIG_3 "\"],\"disk_mib\":300," LIMITS
+			       "}",
 			       &wish),
 			 0);
-	assert_string_equal(wish.gpu_names, "GPU-a-1,MIG-3");
-	assert_non_null(strstr(wish.create, "[{\"Capabilities\":[[\"gpu\"]],\"DeviceIDs\":"
-					    "[\"GPU-a-1\",\"MIG-3\"],\"Driver\":\"nvidia\"}]"));
+	assert_string_equal(wish.gpu_names, GPU_A "," MIG_3);
+	assert_non_null(strstr(wish.create,
+			       "[{\"Capabilities\":[[\"gpu\"]],\"DeviceIDs\":"
+			       "[\"" GPU_A "\",\"" MIG_3 "\"],\"Driver\":\"nvidia\"}]"));
 	assert_null(strstr(wish.create, "\"Count\""));
-	assert_non_null(strstr(wish.create, "\"NVIDIA_VISIBLE_DEVICES=GPU-a-1,MIG-3\""));
+	assert_non_null(strstr(wish.create, "\"NVIDIA_VISIBLE_DEVICES=" GPU_A "," MIG_3 "\""));
 	assert_null(strstr(wish.create, "NVIDIA_VISIBLE_DEVICES=all"));
 	/* Each way of giving them with and without a limit of the disk. */
 	assert_non_null(strstr(wish.create, "StorageOpt"));
 	assert_non_null(strstr(wish.create_unbounded, "\"Driver\":\"nvidia\""));
 	assert_null(strstr(wish.create_unbounded, "StorageOpt"));
-	assert_non_null(strstr(wish.create_cdi, "\"nvidia.com/gpu=MIG-3\""));
+	assert_non_null(strstr(wish.create_cdi, "\"nvidia.com/gpu=" MIG_3 "\""));
 	assert_non_null(strstr(wish.create_cdi, "StorageOpt"));
-	assert_non_null(strstr(wish.create_cdi_unbounded, "\"nvidia.com/gpu=MIG-3\""));
+	assert_non_null(strstr(wish.create_cdi_unbounded, "\"nvidia.com/gpu=" MIG_3 "\""));
 	assert_null(strstr(wish.create_cdi_unbounded, "StorageOpt"));
 	wish_done(&wish);
 }
@@ -170,9 +175,9 @@ static void test_one_gpu(void **state)
 	(void)state;
 	assert_true(gpuname_may_be_one("1", 1, "1", 1));
 	assert_false(gpuname_may_be_one("1", 1, "12", 2));
-	assert_true(gpuname_may_be_one("GPU-a,GPU-b", 5, "GPU-a", 5));
-	assert_false(gpuname_may_be_one("GPU-a", 5, "GPU-b", 5));
-	assert_true(gpuname_may_be_one("0", 1, "GPU-a", 5));
+	assert_true(gpuname_may_be_one(GPU_A "," GPU_B, 40, GPU_A, 40));
+	assert_false(gpuname_may_be_one(GPU_A, 40, GPU_B, 40));
+	assert_true(gpuname_may_be_one("0", 1, GPU_A, 40));
 	assert_true(gpuname_may_be_one("MIG-a", 5, "7", 1));
 }
 
@@ -248,6 +253,34 @@ static void test_things(void **state)
 	assert_string_equal(path, "");
 }
 
+/* What is told to those who set the host up: of a real engine, and of one that says little. */
+static void test_info(void **state)
+{
+	static const char docker[] =
+		"{\"Driver\":\"overlay2\",\"DriverStatus\":[[\"Backing Filesystem\",\"xfs\"],[7],"
+		"\"x\",[\"Supports d_type\",\"true\"]],\"DockerRootDir\":\"/var/lib/docker\","
+		"\"MemoryLimit\":true,\"CpuCfsQuota\":true,\"PidsLimit\":false,\"CgroupVersion\":"
+		"\"2\",\"SecurityOptions\":[\"name=seccomp\",\"name=rootless\"],"
+		"\"ServerVersion\":\"20.10\\u001b\"}";
+	static const char little[] = "{\"Driver\":\"vfs\",\"CgroupVersion\":\"3\"}";
+	struct answer_info info;
+
+	(void)state;
+	assert_int_equal(answer_info(docker, strlen(docker), &info), 0);
+	assert_true(info.memory && info.cpus && !info.processes && info.rootless);
+	assert_int_equal(info.cgroup, 2);
+	assert_string_equal(info.version, "20.10?");
+	assert_string_equal(info.driver, "overlay2");
+	assert_string_equal(info.backing, "xfs");
+	assert_string_equal(info.root, "/var/lib/docker");
+	assert_int_equal(answer_info(little, strlen(little), &info), 0);
+	assert_true(!info.memory && !info.rootless && info.cgroup == 0);
+	assert_string_equal(info.backing, "");
+	assert_string_equal(info.root, "");
+	assert_int_equal(answer_info("{}", 2, &info), -EBADMSG);
+	assert_int_equal(answer_info("[", 1, &info), -EBADMSG);
+}
+
 static void test_bad_wishes(void **state)
 {
 	static const char *const bad[] = {
@@ -282,6 +315,9 @@ static void test_bad_wishes(void **state)
 		"{\"image\":\"a\",\"gpu_ids\":[\"01\"]," LIMITS "}",
 		"{\"image\":\"a\",\"gpu_ids\":[\"1:0\"]," LIMITS "}",
 		"{\"image\":\"a\",\"gpu_ids\":[\"GPU-\"]," LIMITS "}",
+		/* Prefixes: engines take them, so two would be one GPU. */
+		"{\"image\":\"a\",\"gpu_ids\":[\"GPU-0000000a\"]," LIMITS "}",
+		"{\"image\":\"a\",\"gpu_ids\":[\"" GPU_A "0\"]," LIMITS "}",
 		"{\"image\":\"a\",\"gpu_ids\":[\"GPU-all\"]," LIMITS "}",
 		"{\"image\":\"a\",\"gpu_ids\":[\"mode=gds\"]," LIMITS "}",
 	};
@@ -411,7 +447,8 @@ int main(void)
 		cmocka_unit_test(test_devices), cmocka_unit_test(test_one_gpu),
 		cmocka_unit_test(test_ssh),     cmocka_unit_test(test_volume),
 		cmocka_unit_test(test_things),  cmocka_unit_test(test_bad_wishes),
-		cmocka_unit_test(test_limits),  cmocka_unit_test(test_link),
+		cmocka_unit_test(test_info),    cmocka_unit_test(test_limits),
+		cmocka_unit_test(test_link),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

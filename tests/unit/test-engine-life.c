@@ -57,6 +57,10 @@ struct rig {
 	bool (*enough)(struct rig *rig);
 };
 
+#define GPU_1 "GPU-00000001-1111-2222-3333-444444444444"
+#define GPU_2 "GPU-00000002-1111-2222-3333-444444444444"
+#define GPU_3 "GPU-00000003-1111-2222-3333-444444444444"
+
 static void deliver(struct link_conn *c, const char *text)
 {
 	/* In pieces, as a network would. */
@@ -743,21 +747,21 @@ static void test_gpus_by_cdi_on_host(void **state)
 {
 	static const char info[] = "{\"Runtimes\":{\"runc\":{}},\"DiscoveredDevices\":["
 				   "{\"Source\":\"cdi\",\"ID\":\"nvidia.com/gpu=all\"},"
-				   "{\"Source\":\"cdi\",\"ID\":\"nvidia.com/gpu=GPU-1\"},"
-				   "{\"Source\":\"cdi\",\"ID\":\"nvidia.com/gpu=GPU-2\"}]}";
+				   "{\"Source\":\"cdi\",\"ID\":\"nvidia.com/gpu=" GPU_1 "\"},"
+				   "{\"Source\":\"cdi\",\"ID\":\"nvidia.com/gpu=" GPU_2 "\"}]}";
 	struct rig rig = {.instance = "i", .info = info};
 	struct rig other = {.instance = "i", .info = info};
 
 	(void)state;
-	rig_begin(&rig, HOST_WISH(",\"gpu_ids\":[\"GPU-1\",\"GPU-2\"]"));
+	rig_begin(&rig, HOST_WISH(",\"gpu_ids\":[\"" GPU_1 "\",\"" GPU_2 "\"]"));
 	run_until(&rig, is_running);
-	assert_non_null(strstr(
-		rig.created, "[{\"DeviceIDs\":[\"nvidia.com/gpu=GPU-1\",\"nvidia.com/gpu=GPU-2\"],"
-			     "\"Driver\":\"cdi\"}]"));
+	assert_non_null(strstr(rig.created, "[{\"DeviceIDs\":[\"nvidia.com/gpu=" GPU_1
+					    "\",\"nvidia.com/gpu=" GPU_2 "\"],"
+					    "\"Driver\":\"cdi\"}]"));
 	rig_end(&rig);
-	rig_begin(&other, HOST_WISH(",\"gpu_ids\":[\"GPU-1\",\"GPU-3\"]"));
+	rig_begin(&other, HOST_WISH(",\"gpu_ids\":[\"" GPU_1 "\",\"" GPU_3 "\"]"));
 	run_until(&other, has_failed);
-	assert_non_null(strstr(last(&other)->words, "no CDI device nvidia.com/gpu=GPU-3"));
+	assert_non_null(strstr(last(&other)->words, "no CDI device nvidia.com/gpu=" GPU_3));
 	assert_string_equal(other.created, "");
 	rig_end(&other);
 }
