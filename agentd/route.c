@@ -33,6 +33,7 @@ const struct route routes[] = {
 	{HTTP_GET, "/v1/instances/{id}/console/log", ROUTE_ID, api_console_log, false, false},
 	{HTTP_GET, "/v1/instances/{id}/metrics", ROUTE_ID, api_figures, false, false},
 	{HTTP_GET, "/v1/host", ROUTE_HOST, api_host, false, false},
+	{HTTP_GET, "/v1/engine", ROUTE_HOST, api_engine, false, true},
 	{HTTP_GET, "/v1/tunnels", ROUTE_HOST, api_tunnels, false, true},
 	{HTTP_GET, "/metrics", ROUTE_HOST, api_metrics, false, false},
 	{HTTP_GET, "/v1/gpus", ROUTE_HOST, api_gpus, false, true},

@@ -73,6 +73,7 @@ API(wait);
 API(console);
 API(console_log);
 API(figures);
+API(engine);
 API(gpus);
 API(gpu_figures);
 API(gpu_recover);

@@ -45,6 +45,8 @@ struct check_env {
 	/* How the agent fares with NVML (the same answer, or GET /v1/host), borrowed, or NULL. */
 	const json_t *nvml;
 	const char *backend; /* the agent's word on it, or NULL */
+	/* What the engine on this host says (GET /v1/engine), borrowed, or NULL. */
+	const json_t *engine;
 	bool agent_answers;
 	bool (*user_exists)(const char *name);
 	/*

@@ -12,7 +12,7 @@
 
 /* Fills in what the agent knows; its absence is a finding and no failure. */
 static void ask_agent(struct ctl *c, struct check_env *env, struct api_reply *reply,
-		      struct api_reply *gpus_reply)
+		      struct api_reply *gpus_reply, struct api_reply *engine_reply)
 {
 	enum ctl_exit r;
 	struct api *api = ctl_api(c, &r);
@@ -26,6 +26,9 @@ static void ask_agent(struct ctl *c, struct check_env *env, struct api_reply *re
 	accel = json_object_get(reply->data, "accel");
 	env->accel_choice = json_string_value(json_object_get(accel, "choice"));
 	env->accel_reason = json_string_value(json_object_get(accel, "reason"));
+	if (env->backend && STR_EQ(env->backend, "container") &&
+	    api_call(api, "GET", "/v1/engine", NULL, GPUS_TIMEOUT_MS, engine_reply) == CTL_OK)
+		env->engine = engine_reply->data;
 	if (api_call(api, "GET", "/v1/gpus", NULL, GPUS_TIMEOUT_MS, gpus_reply) != CTL_OK)
 		return;
 	gpus = json_object_get(gpus_reply->data, "gpus");
@@ -36,7 +39,7 @@ static void ask_agent(struct ctl *c, struct check_env *env, struct api_reply *re
 
 enum ctl_exit cmd_check(struct ctl *c)
 {
-	_cleanup_reply_ struct api_reply reply = {0}, gpus_reply = {0};
+	_cleanup_reply_ struct api_reply reply = {0}, gpus_reply = {0}, engine_reply = {0};
 	_cleanup_(check_report_done) struct check_report report = {0};
 	struct check_env env;
 	size_t failures;
@@ -46,7 +49,7 @@ enum ctl_exit cmd_check(struct ctl *c)
 		return ctl_fail(c, CTL_FAILED, "cannot open /: %s", strerror(errno));
 	if (ctl_value(c, OPT_IMAGES_DIR))
 		env.images_dir = ctl_value(c, OPT_IMAGES_DIR);
-	ask_agent(c, &env, &reply, &gpus_reply);
+	ask_agent(c, &env, &reply, &gpus_reply, &engine_reply);
 	check_all(&env, &report);
 	(void)safe_close(env.root_fd);
 	failures = check_count(&report, CHECK_FAIL);

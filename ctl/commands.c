@@ -183,7 +183,10 @@ const struct ctl_command ctl_commands[] = {
 	 .summary = "tell whether this host can run instances, and what to do if not",
 	 .help = "Looks at processors, KVM, QEMU, passt, firmware, the IOMMU, interrupt "
 		 "remapping, VFIO, GPUs, images, disk space, accounts and sockets, and tells of "
-		 "faults that this kernel and this QEMU are known to have with GPUs. Works without "
+		 "faults that this kernel and this QEMU are known to have with GPUs. With "
+		 "containers "
+		 "on the host it has the agent ask their engine what it limits, whether disks are "
+		 "among that, and how much room it has. Works without "
 		 "the agent, whose judgement of each GPU is shown where it answers, and changes "
 		 "nothing. The exit status is 1 if anything that is required is missing.",
 	 OPTIONS(check_options),

@@ -221,6 +221,22 @@ enum proto_container_state {
 		PROTO_CONTAINER_MAX = PROTO_CONTAINER_GONE,
 };
 
+/* The container engine on the host. */
+#define PROTO_ENGINE_LIST(X)                                                                       \
+	X(OK, "ok", "it answers")                                                                  \
+	X(ABSENT, "absent", "no container engine answers there")                                   \
+	X(CLOSED, "closed", "vmmon's user may not open its socket")                                \
+	X(ROOT, "root", "it runs as root, and engine_rootful is not set")                          \
+	X(OLD, "old", "its API is older than 1.41")                                                \
+	X(SENSELESS, "senseless", "its answers make no sense")
+
+enum proto_engine {
+#define X(name, word, text) PROTO_ENGINE_##name,
+	PROTO_ENGINE_LIST(X)
+#undef X
+		PROTO_ENGINE_MAX = PROTO_ENGINE_SENSELESS,
+};
+
 /* Where the tenant's SSH goes, when it is to go into the container. */
 #define PROTO_LOGIN_LIST(X)                                                                        \
 	X(NONE, "vm")                                                                              \

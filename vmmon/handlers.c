@@ -475,6 +475,40 @@ int on_host_remove(struct vmmon *ctx, struct peer *peer, const struct host_remov
 	return PROTO_OK;
 }
 
+static void on_survey(void *arg, const struct engine_status_rep *found)
+{
+	struct vmmon *m = arg;
+	struct engine_status_rep rep = *found;
+	struct fdlist none = {0};
+
+	rep.unlimited = m->config.engine_unlimited;
+	rep.reserve_mib = m->config.engine_reserve_mib;
+	proto_text_set(rep.socket, sizeof(rep.socket), m->config.engine_socket);
+	server_reply(&m->service.server, &m->survey_ticket, PROTO_OK, &rep, &none);
+	survey_free(TAKE_PTR(m->survey));
+}
+
+int on_engine_status(struct vmmon *ctx, struct peer *peer, const struct engine_status_req *req,
+		     struct engine_status_rep *rep, struct fdlist *fds)
+{
+	const struct survey_config config = {.base = ctx->host_env.base,
+					     .socket = ctx->config.engine_socket,
+					     .rootful = ctx->config.engine_rootful,
+					     .arg = ctx,
+					     .on_done = on_survey};
+
+	(void)req;
+	(void)rep;
+	(void)fds;
+	if (ctx->survey)
+		return PROTO_BUSY;
+	ctx->survey = survey_start(&config);
+	if (!ctx->survey)
+		return PROTO_FAILED;
+	ctx->survey_ticket = server_defer(peer);
+	return PROTO_DEFERRED;
+}
+
 /* A read of a container's log that is not answered yet. */
 struct log_read {
 	struct vmmon *vmmon; /* borrowed */

@@ -175,6 +175,7 @@ static void close_all(struct vmmon *m)
 		guest_free(TAKE_PTR(m->guests[i]));
 	for (size_t i = 0; i < PROTO_MAX_VMS; i++)
 		host_container_free(TAKE_PTR(m->hosts[i]));
+	survey_free(TAKE_PTR(m->survey));
 	helper_client_done(&m->helper);
 	service_done(&m->service);
 	keys_done(&m->keys);

@@ -8,6 +8,7 @@
 #include "common/base.h"
 #include "common/registry.h"
 #include "common/service.h"
+#include "vmmon/engine/survey.h"
 #include "vmmon/guest.h"
 #include "vmmon/helper_client.h"
 #include "vmmon/host.h"
@@ -53,6 +54,8 @@ struct vmmon {
 	struct enrolment enrolments[PROTO_MAX_VMS];
 	struct host_env host_env;
 	struct host_container *hosts[PROTO_MAX_VMS]; /* on this host; NULL: the slot is free */
+	struct survey *survey;                       /* of its engine; NULL: none goes on */
+	struct ticket survey_ticket;
 };
 
 /* handlers.c: for struct server_config and struct guest_env. */

@@ -67,6 +67,7 @@ static void fuzz_answers(const char *text, size_t size)
 {
 	static struct pull pull;
 	struct answer_container c;
+	struct answer_info info;
 	char id[ANSWER_ID_SIZE], message[ANSWER_TEXT_SIZE];
 	unsigned int version, exit_code;
 	enum answer_gpus gpus;
@@ -77,6 +78,8 @@ static void fuzz_answers(const char *text, size_t size)
 	if (answer_gpus(text, size, &gpus) == 0)
 		assert(gpus <= ANSWER_GPUS_CDI);
 	(void)answer_has_limits(text, size, &has);
+	if (answer_info(text, size, &info) == 0)
+		assert(info.cgroup <= 2 && strlen(info.root) < sizeof(info.root));
 	if (answer_container(text, size, &c) == 0)
 		assert(strlen(c.id) == 64 && c.exit_code <= 255 && c.restarts <= INT32_MAX);
 	if (answer_exec(text, size, &exit_code) == 0)

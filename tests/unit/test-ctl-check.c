@@ -603,6 +603,62 @@ static void test_engine(void **state)
 	(void)close(fd);
 }
 
+/* What the engine itself has said, and the host's mounts to it. */
+static void test_engine_answers(void **state)
+{
+	static const char mounts[] =
+		"1 0 8:1 / / rw - ext4 /dev/a rw\n"
+		"2 1 8:2 / /srv rw,relatime shared:1 - xfs /dev/b rw,inode64,prjquota\n"
+		"3 2 8:3 / /srv/plain rw - xfs /dev/c rw,noquota\nrubbish\n";
+	struct host *h = *state;
+	json_t *said = json_pack(
+		"{s:s, s:s, s:s, s:b, s:b, s:s, s:s, s:s, s:s, s:i, s:b, s:b, s:b, s:b, s:I, s:I}",
+		"state", "ok", "detail", "it answers", "socket", "/run/e", "podman", 0, "rootless",
+		0, "version", "20.10", "driver", "overlay2", "backing", "xfs", "root",
+		"/srv/docker", "cgroup", 2, "limits_memory", 1, "limits_cpus", 1,
+		"limits_processes", 1, "unlimited", 0, "free_mib", (json_int_t)20480, "reserve_mib",
+		(json_int_t)10240);
+
+	assert_non_null(said);
+	put(h, "proc/self/mountinfo", mounts);
+	h->env.backend = "container";
+	expect(h, "engine-limits", CHECK_INFO, "do not answer");
+	h->env.engine = said;
+	expect(h, "engine", CHECK_WARN, "Docker 20.10 at /run/e runs as root");
+	expect(h, "engine-limits", CHECK_OK, "cgroup v2");
+	expect(h, "engine-disk", CHECK_OK, "overlay2 on XFS with project quotas");
+	expect(h, "engine-space", CHECK_OK, "under /srv/docker");
+	json_object_set_new(said, "root", json_string("/srv/plain/docker"));
+	expect(h, "engine-disk", CHECK_WARN, "cannot be limited (overlay2 on xfs)");
+	json_object_set_new(said, "root", json_string("/srvother"));
+	expect(h, "engine-disk", CHECK_WARN, "cannot be limited");
+	json_object_set_new(said, "driver", json_string("btrfs"));
+	expect(h, "engine-disk", CHECK_WARN, "own disks can be limited (btrfs), /data cannot");
+	json_object_set_new(said, "rootless", json_true());
+	json_object_set_new(said, "podman", json_true());
+	expect(h, "engine", CHECK_OK, "podman 20.10 at /run/e runs as an ordinary user");
+	expect(h, "engine-disk", CHECK_WARN, "as an ordinary user");
+	json_object_set_new(said, "cgroup", json_integer(1));
+	expect(h, "engine-limits", CHECK_FAIL, "limits nothing, whatever it says");
+	json_object_set_new(said, "limits_cpus", json_false());
+	json_object_set_new(said, "limits_processes", json_false());
+	expect(h, "engine-limits", CHECK_FAIL, "processors, processes (cgroup v1)");
+	json_object_set_new(said, "unlimited", json_true());
+	expect(h, "engine-limits", CHECK_WARN, "processors, processes");
+	json_object_set_new(said, "free_mib", json_integer(100));
+	expect(h, "engine-space", CHECK_FAIL, "engine_reserve keeps");
+	json_object_set_new(said, "reserve_mib", json_integer(0));
+	expect(h, "engine-space", CHECK_WARN, "no reserve");
+	json_object_set_new(said, "free_mib", json_null());
+	expect(h, "engine-space", CHECK_WARN, "not known");
+	json_object_set_new(said, "state", json_string("closed"));
+	expect(h, "engine", CHECK_FAIL, "/run/e: it answers");
+	json_decref(said);
+	h->env.engine = json_object(); /* an agent that says nothing sensible */
+	expect(h, "engine", CHECK_FAIL, ": ");
+	json_decref((json_t *)h->env.engine);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -614,7 +670,7 @@ int main(void)
 		TEST(test_iommu_remedies),  TEST(test_interrupt_remapping),
 		TEST(test_missing_modules), TEST(test_faults),
 		TEST(test_pinning),         TEST(test_listed_gpus),
-		TEST(test_engine),
+		TEST(test_engine),          TEST(test_engine_answers),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -171,6 +171,58 @@ int answer_has_limits(const char *body, size_t len, bool *ret_has)
 	return 0;
 }
 
+/* The value of @name in [[name, value], …]. */
+static const char *status_value(const json_t *status, const char *name)
+{
+	const json_t *pair;
+	size_t i;
+
+	json_array_foreach (status, i, pair) {
+		const char *word = json_string_value(json_array_get(pair, 0));
+
+		if (word && STR_EQ(word, name))
+			return json_string_value(json_array_get(pair, 1));
+	}
+	return NULL;
+}
+
+static bool has_option(const json_t *options, const char *name)
+{
+	const json_t *option;
+	size_t i;
+
+	json_array_foreach (options, i, option) {
+		const char *word = json_string_value(option);
+
+		if (word && STR_EQ(word, name))
+			return true;
+	}
+	return false;
+}
+
+int answer_info(const char *body, size_t len, struct answer_info *ret_info)
+{
+	_cleanup_json_ json_t *json = load(body, len);
+	const char *driver = json_string_value(json_object_get(json, "Driver"));
+	const char *cgroup = json_string_value(json_object_get(json, "CgroupVersion"));
+
+	*ret_info = (struct answer_info){0};
+	if (!driver || answer_root(body, len, ret_info->root) < 0)
+		return -EBADMSG;
+	ret_info->memory = json_is_true(json_object_get(json, "MemoryLimit"));
+	ret_info->cpus = json_is_true(json_object_get(json, "CpuCfsQuota"));
+	ret_info->processes = json_is_true(json_object_get(json, "PidsLimit"));
+	ret_info->rootless = has_option(json_object_get(json, "SecurityOptions"), "name=rootless");
+	if (cgroup && (STR_EQ(cgroup, "1") || STR_EQ(cgroup, "2")))
+		ret_info->cgroup = (unsigned int)(cgroup[0] - '0');
+	printable(ret_info->driver, sizeof(ret_info->driver), driver);
+	printable(ret_info->version, sizeof(ret_info->version),
+		  json_string_value(json_object_get(json, "ServerVersion")));
+	printable(ret_info->backing, sizeof(ret_info->backing),
+		  status_value(json_object_get(json, "DriverStatus"), "Backing Filesystem"));
+	return 0;
+}
+
 static bool take_id(const json_t *json, char ret_id[static ANSWER_ID_SIZE])
 {
 	const char *id = json_string_value(json_object_get(json, "Id"));

@@ -41,6 +41,20 @@ int answer_gpus(const char *body, size_t len, enum answer_gpus *ret_gpus);
 /* Does the engine limit memory, processor time and processes? -EBADMSG when it does not say. */
 int answer_has_limits(const char *body, size_t len, bool *ret_has);
 
+/* What /info says to those who set the host up; texts are printable ASCII. */
+struct answer_info {
+	bool memory, cpus, processes; /* it limits them */
+	bool rootless;                /* it says so; podman does not always */
+	unsigned int cgroup;          /* version 1 or 2; 0: it does not say */
+	char version[32];
+	char driver[32];  /* of images and containers' disks */
+	char backing[32]; /* the file system under it; "": it does not say */
+	char root[ANSWER_PATH_SIZE];
+};
+
+/* -EBADMSG */
+int answer_info(const char *body, size_t len, struct answer_info *ret_info);
+
 /*
  * Of GPUs' names between commas, the first that the engine does not list as a device of NVIDIA's;
  * "" when it has them all, or keeps no list. -EBADMSG

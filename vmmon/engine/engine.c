@@ -11,9 +11,9 @@
 #include "common/rpc.h"
 #include "vmmon/engine/call.h"
 #include "vmmon/engine/frames.h"
+#include "vmmon/engine/space.h"
 
 #include <inttypes.h>
-#include <sys/statvfs.h>
 
 #define RETRY_FIRST_MS 500
 #define RETRY_LAST_MS  15000
@@ -403,35 +403,13 @@ static void refuse_foreign(struct engine *e, const char *what, const char *name)
 	give_up(e, words);
 }
 
-/*
- * How much is free where the engine keeps what it has; false: there is no telling. It waits for the
- * file system, which is why vmmon.conf(5) wants a local one there.
- */
-static bool free_mib(const struct engine *e, uint64_t *ret_mib)
-{
-	char path[ANSWER_PATH_SIZE];
-	struct statvfs st;
-	char *slash;
-
-	(void)snprintf(path, sizeof(path), "%s", e->root);
-	/* Its folders may be closed to us; those above them are, as a rule, on the same disk. */
-	while (statvfs(path, &st) < 0) {
-		slash = strrchr(path, '/');
-		if (!slash || slash == path)
-			return false;
-		*slash = '\0';
-	}
-	*ret_mib = (uint64_t)st.f_bavail * st.f_frsize >> 20;
-	return true;
-}
-
 /* Says so when the host's disk is about to be full, on which tenants' data has no limit. */
 static bool lacks_space(struct engine *e)
 {
 	char words[ANSWER_TEXT_SIZE];
 	uint64_t mib;
 
-	if (!on_host(e) || e->config.reserve_mib == 0 || !free_mib(e, &mib) ||
+	if (!on_host(e) || e->config.reserve_mib == 0 || !space_free_mib(e->root, &mib) ||
 	    mib >= e->config.reserve_mib)
 		return false;
 	(void)snprintf(words, sizeof(words),

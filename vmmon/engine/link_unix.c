@@ -17,6 +17,7 @@ struct link_unix {
 	struct link_unix_config config;
 	uint64_t window_ms;
 	uint32_t used;
+	uid_t uid; /* of who has answered last */
 };
 
 struct link_conn {
@@ -112,22 +113,23 @@ static void conn_close(struct link_conn *c)
 }
 
 /* Connects, and asks the kernel who listens there: the file's owner need not be the one. */
-static int connect_engine(const struct link_unix_config *config)
+static int connect_engine(struct link_unix *l)
 {
-	_cleanup_close_ int fd = ipc_connect(config->path, SOCK_STREAM);
+	_cleanup_close_ int fd = ipc_connect(l->config.path, SOCK_STREAM);
 	struct ucred peer;
 	int r = fd < 0 ? fd : ipc_peer_cred(fd, &peer);
 
 	if (r < 0)
 		return r;
-	return peer.uid == 0 && !config->rootful ? -EPERM : TAKE_FD(fd);
+	l->uid = peer.uid;
+	return peer.uid == 0 && !l->config.rootful ? -EPERM : TAKE_FD(fd);
 }
 
 static int conn_open(struct engine_link *link, const struct link_handler *handler,
 		     struct link_conn **ret_conn)
 {
 	struct link_unix *l = (struct link_unix *)link;
-	_cleanup_close_ int fd = connect_engine(&l->config);
+	_cleanup_close_ int fd = connect_engine(l);
 	struct link_conn *c = fd < 0 ? NULL : calloc(1, sizeof(*c));
 
 	if (!c)
@@ -172,4 +174,9 @@ struct engine_link *link_unix_new(const struct link_unix_config *config)
 void link_unix_free(struct engine_link *link)
 {
 	free(link);
+}
+
+uid_t link_unix_uid(const struct engine_link *link)
+{
+	return ((const struct link_unix *)link)->uid;
 }

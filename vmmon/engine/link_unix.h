@@ -23,5 +23,8 @@ struct link_unix_config {
  */
 struct engine_link *link_unix_new(const struct link_unix_config *config);
 
+/* Who was found to listen when a connection was opened last; 0 before any. */
+uid_t link_unix_uid(const struct engine_link *link);
+
 /* No connection may be open. NULL is fine. */
 void link_unix_free(struct engine_link *link);
