@@ -212,6 +212,10 @@ int store_remove(int dirfd, const char *id)
 	file_name(id, SUFFIX, name);
 	if (unlinkat(dirfd, name, 0) < 0 && errno != ENOENT)
 		return -errno;
+	/* One that has never got its final name would come back. */
+	file_name(id, NEW_SUFFIX, name);
+	if (unlinkat(dirfd, name, 0) < 0 && errno != ENOENT)
+		return -errno;
 	return fsync(dirfd) < 0 ? -errno : 0;
 }
 
@@ -458,7 +462,7 @@ static int read_file(int dirfd, const char *name, char **ret_text, size_t *ret_l
 }
 
 /* What cannot be understood is kept and shown, so that nothing is ever lost silently. */
-static void quarantine(struct instance *inst, const char *why)
+static void quarantine(struct instance *inst, const char *error, const char *why)
 {
 	inst->quarantined = true;
 	inst->cpus = MAX_OF(inst->cpus, 1);
@@ -466,10 +470,7 @@ static void quarantine(struct instance *inst, const char *why)
 	inst->run.goal = GOAL_STOP;
 	inst->run.restart = RESTART_NONE;
 	inst->run.fault = FAULT_FINAL;
-	(void)snprintf(inst->run.error, sizeof(inst->run.error),
-		       "its record cannot be read (%.120s); repair %s/%s%s and restart agentd, or "
-		       "delete the instance",
-		       why, STORE_DIR, inst->id, SUFFIX);
+	(void)snprintf(inst->run.error, sizeof(inst->run.error), "%s", error);
 	log_event(LOG_ERR, "instance record cannot be read", LOG_STR("INSTANCE", inst->id),
 		  LOG_STR("REASON", why));
 }
@@ -478,14 +479,47 @@ static int load_one(int dirfd, const char *name, struct agentd *a, struct instan
 {
 	_cleanup_text_ char *text = NULL;
 	struct instance *inst = instance_new(a);
-	struct err why = {0};
+	struct err why = {0}, error = {0};
 	size_t len = 0;
 
 	if (!inst)
 		return -ENOMEM;
 	(void)snprintf(inst->id, sizeof(inst->id), "%.*s", INSTANCE_ID_LEN, name);
-	if (read_file(dirfd, name, &text, &len, &why) < 0 || store_parse(text, len, inst, &why) < 0)
-		quarantine(inst, why.text);
+	if (read_file(dirfd, name, &text, &len, &why) < 0 ||
+	    store_parse(text, len, inst, &why) < 0) {
+		(void)err_set(&error, 0,
+			      "its record cannot be read (%.120s); repair %s/%s%s and restart "
+			      "agentd, or delete the instance",
+			      why.text, STORE_DIR, inst->id, SUFFIX);
+		quarantine(inst, error.text, why.text);
+	}
+	TAILQ_INSERT_TAIL(list, inst, link);
+	return 0;
+}
+
+/*
+ * A new record that has its first name still, as it could not be renamed: somebody may have been
+ * told of the instance, so it is shown.
+ */
+static int load_new(int dirfd, const char *name, struct agentd *a, struct instance_list *list)
+{
+	struct instance *inst;
+	struct err error = {0};
+	char final[64];
+	struct stat st;
+
+	(void)snprintf(final, sizeof(final), "%.*s%s", INSTANCE_ID_LEN, name, SUFFIX);
+	if (fstatat(dirfd, final, &st, AT_SYMLINK_NOFOLLOW) == 0)
+		return 0; /* it is that one's instance; the log has told */
+	inst = instance_new(a);
+	if (!inst)
+		return -ENOMEM;
+	(void)snprintf(inst->id, sizeof(inst->id), "%.*s", INSTANCE_ID_LEN, name);
+	(void)err_set(&error, 0,
+		      "its record cannot get its name; see agentd's log for the reason, rename "
+		      "%s/%s to %s and restart agentd, or delete the instance",
+		      STORE_DIR, name, final);
+	quarantine(inst, error.text, "it has its first name still");
 	TAILQ_INSERT_TAIL(list, inst, link);
 	return 0;
 }
@@ -560,20 +594,24 @@ int store_load(int dirfd, struct agentd *a, struct instance_list *list, struct e
 {
 	_cleanup_(cleanup_dir) DIR *dir = NULL;
 	struct dirent *entry;
+	int r;
 
 	finish_all_new(dirfd);
 	dir = list_files(dirfd);
 	if (!dir)
 		return err_errno(reterr, -errno, "cannot list the stored instances");
 	while ((entry = readdir(dir))) {
-		if (entry->d_name[0] == '.' || is_record_name(entry->d_name, NEW_SUFFIX))
-			continue; /* what an interrupted replacement left, or was told of above */
-		if (!is_record_name(entry->d_name, SUFFIX)) {
+		if (entry->d_name[0] == '.')
+			continue; /* what an interrupted replacement left */
+		r = 0;
+		if (is_record_name(entry->d_name, SUFFIX))
+			r = load_one(dirfd, entry->d_name, a, list);
+		else if (is_record_name(entry->d_name, NEW_SUFFIX))
+			r = load_new(dirfd, entry->d_name, a, list);
+		else
 			log_event(LOG_WARNING, "file among the instances is not mine",
 				  LOG_STR("FILE", entry->d_name));
-			continue;
-		}
-		if (load_one(dirfd, entry->d_name, a, list) < 0)
+		if (r < 0)
 			return err_set(reterr, -ENOMEM, "out of memory");
 	}
 	return 0;

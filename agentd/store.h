@@ -29,8 +29,8 @@ int store_remove(int dirfd, const char *id);
  * Loads every record of @dirfd into @list. A file that cannot be understood becomes a quarantined
  * instance whose error says why: it keeps its place, and its file is left as it is. A file whose
  * name is none of ours is named in the log and left alone. A new record in whose writing the host
- * went down is taken if it is whole, quarantined like others if it cannot be read, else removed.
- * Returns 0 or a negative errno.
+ * went down is taken if it is whole, quarantined like others if it cannot be read or cannot get its
+ * name, else removed. Returns 0 or a negative errno.
  */
 int store_load(int dirfd, struct agentd *a, struct instance_list *list, struct err *reterr);
 

@@ -275,6 +275,38 @@ static void test_new_record_cannot_be_read(void **state)
 	assert_int_equal(store_remove(dir_fd, "0123456789abcdef"), 0);
 }
 
+/* A directory that cannot be written: nothing of the instance is lost, nor hidden. */
+static void test_new_record_cannot_get_its_name(void **state)
+{
+	struct instance_list list;
+	struct instance *inst = sample();
+	char first[64], name[64];
+	struct stat st;
+	int r;
+
+	(void)state;
+	(void)snprintf(name, sizeof(name), "%s.json", inst->id);
+	(void)snprintf(first, sizeof(first), "%s.made", inst->id);
+	assert_int_equal(store_create(dir_fd, inst), 0);
+	assert_int_equal(renameat(dir_fd, name, dir_fd, first), 0);
+	assert_int_equal(fchmodat(dir_fd, first, 0644, 0), 0);
+	assert_int_equal(fchmod(dir_fd, 0555), 0);
+	assert_true(geteuid() != 0 || seteuid(65534) == 0);
+	load_only(&list);
+	r = getuid() == 0 ? seteuid(0) : 0;
+	assert_int_equal(r, 0);
+	assert_int_equal(fchmod(dir_fd, 0700), 0);
+	assert_true(TAILQ_FIRST(&list)->quarantined);
+	assert_string_equal(TAILQ_FIRST(&list)->id, inst->id);
+	assert_non_null(strstr(TAILQ_FIRST(&list)->run.error, first));
+	free_list(&list);
+	assert_int_equal(fstatat(dir_fd, first, &st, 0), 0);
+	/* Deleted, it does not come back. */
+	assert_int_equal(store_remove(dir_fd, inst->id), 0);
+	assert_int_equal(fstatat(dir_fd, first, &st, 0), -1);
+	instance_free(inst);
+}
+
 static void test_new_record_cannot_be_written(void **state)
 {
 	_cleanup_close_ int nowhere = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -321,6 +353,7 @@ int main(void)
 		cmocka_unit_test(test_every_byte_damaged),
 		cmocka_unit_test(test_new_record_at_power_cut),
 		cmocka_unit_test(test_new_record_cannot_be_read),
+		cmocka_unit_test(test_new_record_cannot_get_its_name),
 		cmocka_unit_test(test_new_record_cannot_be_written),
 		cmocka_unit_test(test_strange_files_are_left_alone),
 	};
