@@ -178,6 +178,14 @@ class Suite:
             out += [f"-- {path.name}"] + path.read_text(errors="replace").splitlines()[-lines:]
         return "\n".join(out)
 
+    def console_tails(self, size=1500):
+        """What each guest said last, for a report about one that says nothing more."""
+        try:
+            return "\n".join(f"-- console of {i['instance_id']}, {i['status']}\n{self.console(i['instance_id'])[-size:]}"
+                             for i in self.instances())
+        except (OSError, AssertionError) as e:
+            return f"(no consoles: {e})"
+
     def key(self, name="key"):
         path = self.scratch / name
         if not path.exists():
