@@ -47,8 +47,9 @@ build_asan() {
 # meson_tests PREFIX DIR: runs all tests of a build directory and counts each one.
 meson_tests() {
 	local prefix=$1 dir=$2 name result
+	# Most of them wait more than they work.
 	meson test -C "$dir" --no-rebuild --print-errorlogs --timeout-multiplier 4 \
-		>"$results/meson.out" 2>&1
+		--num-processes $((2 * $(nproc))) >"$results/meson.out" 2>&1
 	while IFS=$'\t' read -r name result; do
 		case $result in
 		OK | EXPECTEDFAIL) pass "$prefix: $name" ;;
