@@ -91,7 +91,12 @@ static enum step check_host_key(struct session *s)
 
 static enum step handshake(struct session *s)
 {
-	switch (ssh_connect(s->ssh)) {
+	int r = ssh_connect(s->ssh);
+
+	/* Once connected, libssh has it wait: for ever, if the other side reads nothing. */
+	if (fcntl(s->fd, F_SETFL, O_NONBLOCK) < 0)
+		return STEP_FAILED;
+	switch (r) {
 	case SSH_OK:
 		return check_host_key(s);
 	case SSH_AGAIN:
