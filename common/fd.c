@@ -6,11 +6,17 @@
 #include "common/fd.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/stat.h>
 #include <sys/time.h>
 
 #define FOREIGN_CLOSE_MS 20
 #define NEXT_CLOSE_MS    1
+
+static void on_alarm(int number)
+{
+	(void)number; /* its arrival is what ends a wait */
+}
 
 /*
  * From now on no close waits longer than that, and each further one only as long as a signal's next
@@ -27,22 +33,25 @@ static void close_within_ms(long ms)
 
 void fdlist_done(struct fdlist *list)
 {
+	const struct sigaction interrupt = {.sa_handler = on_alarm};
+	struct sigaction old;
+
 	if (list->n == 0)
 		return;
+	(void)sigaction(SIGALRM, &interrupt, &old);
 	close_within_ms(FOREIGN_CLOSE_MS);
 	for (size_t i = 0; i < list->n; i++)
 		(void)safe_close(list->fds[i]);
 	close_within_ms(0);
+	(void)sigaction(SIGALRM, &old, NULL);
 	list->n = 0;
 }
 
 int fd_close_foreign(int fd)
 {
-	if (fd < 0)
-		return -EBADF;
-	close_within_ms(FOREIGN_CLOSE_MS);
-	(void)safe_close(fd);
-	close_within_ms(0);
+	struct fdlist one = {.fds = {fd}, .n = fd >= 0};
+
+	fdlist_done(&one);
 	return -EBADF;
 }
 

@@ -31,8 +31,8 @@ int fdlist_take(struct fdlist *list);
 /*
  * Closes a descriptor that a peer sent, or a connection in whose queue such descriptors may wait.
  * The last close of a socket with SO_LINGER blocks for as long as its maker chose, unless a signal
- * is pending: so one is, after 20 ms and each ms then. Needs priv_sane_start()'s handler of
- * SIGALRM. Returns -EBADF.
+ * is pending: so one is, after 20 ms and each ms then. That is SIGALRM, which must not be blocked;
+ * a timer of the process's own (alarm()) is over with it. Returns -EBADF.
  */
 int fd_close_foreign(int fd);
 

@@ -31,16 +31,10 @@ void stage_assert_running(void)
 	}
 }
 
-static void on_alarm(int number)
-{
-	(void)number; /* its arrival is what ends a wait: fd_close_foreign() */
-}
-
 /* Whatever was blocked or ignored by who started us, is not; a reader that goes away is no reason
  * to die. */
 static int sane_signals(struct err *reterr)
 {
-	const struct sigaction alarm_action = {.sa_handler = on_alarm};
 	struct sigaction old;
 	sigset_t none;
 
@@ -48,8 +42,7 @@ static int sane_signals(struct err *reterr)
 		if (sigaction(number, NULL, &old) == 0 && old.sa_handler == SIG_IGN)
 			(void)signal(number, SIG_DFL);
 	(void)sigemptyset(&none);
-	if (sigprocmask(SIG_SETMASK, &none, NULL) < 0 || signal(SIGPIPE, SIG_IGN) == SIG_ERR ||
-	    sigaction(SIGALRM, &alarm_action, NULL) < 0)
+	if (sigprocmask(SIG_SETMASK, &none, NULL) < 0 || signal(SIGPIPE, SIG_IGN) == SIG_ERR)
 		return err_errno(reterr, -errno, "cannot set up signals");
 	return 0;
 }

@@ -28,8 +28,7 @@ void stage_assert_running(void);
 /*
  * Makes sure that descriptors 0 to 2 are open, closes every inherited descriptor but those and the
  * @n_passed from 3 on (notify_listen_begin() of a daemon), unblocks and resets signals (SIGPIPE is
- * ignored from then on, SIGALRM only interrupts), and checks that there is a program name. Call it
- * first.
+ * ignored from then on), and checks that there is a program name. Call it first.
  */
 int priv_sane_start(int argc, unsigned int n_passed, struct err *reterr);
 

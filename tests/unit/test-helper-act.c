@@ -6,7 +6,6 @@
  */
 #include "common/fd.h"
 #include "common/ipc.h"
-#include "common/priv.h"
 #include "vfio-helper/broker/broker.h"
 
 #include <poll.h>
@@ -247,15 +246,6 @@ static void test_full(void **state)
 	end();
 }
 
-static int setup(void **state)
-{
-	struct err err;
-
-	(void)state;
-	/* fdlist_done() needs its handler of SIGALRM. */
-	return priv_sane_start(1, 0, &err);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -264,5 +254,5 @@ int main(void)
 		cmocka_unit_test(test_full),
 	};
 
-	return cmocka_run_group_tests(tests, setup, NULL);
+	return cmocka_run_group_tests(tests, NULL, NULL);
 }
