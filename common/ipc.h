@@ -67,3 +67,9 @@ ssize_t ipc_recv_fds(int fd, void *buf, size_t size, struct fdlist *fds, size_t 
  */
 int ipc_send(int fd, const struct proto_header *header, const void *body, const int *fds,
 	     size_t n_fds);
+
+/*
+ * Forks, with a socket pair between the two: each gets its end as @ret_fd, close-on-exec. @flags:
+ * SOCK_NONBLOCK or 0, for both. Returns 0 in the child, else the child's pid or a negative errno.
+ */
+pid_t ipc_fork(int flags, int *ret_fd, struct err *reterr);

@@ -6,6 +6,7 @@
 #include "agentd/control/keeper.h"
 
 #include "agentd/control/control.h"
+#include "common/ipc.h"
 #include "common/log.h"
 
 #include <fcntl.h>
@@ -114,24 +115,17 @@ _noreturn_ static void keep(const char *path, int fd)
 int keeper_start(struct err *reterr)
 {
 	char path[PATH_MAX];
-	_cleanup_close_ int ours = -EBADF, theirs = -EBADF;
-	int pair[2], r = find_client(path, reterr);
+	int fd, r = find_client(path, reterr);
 	pid_t pid;
 
 	if (r < 0)
 		return r;
-	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) < 0)
-		return err_errno(reterr, -errno, "cannot make a socket pair");
-	ours = pair[0];
-	theirs = pair[1];
-	pid = fork();
-	if (pid < 0)
-		return err_errno(reterr, -errno, "cannot fork");
-	if (pid > 0)
-		return TAKE_FD(ours);
+	pid = ipc_fork(SOCK_NONBLOCK, &fd, reterr);
+	if (pid != 0)
+		return pid < 0 ? pid : fd;
 	/* An interrupt typed at the terminal is for agentd, whose end ends us. */
 	(void)setsid();
-	if (dup2(theirs, CONTROL_FD) < 0 || close_range(CONTROL_FD + 1, ~0U, 0) < 0 ||
+	if (dup2(fd, CONTROL_FD) < 0 || close_range(CONTROL_FD + 1, ~0U, 0) < 0 ||
 	    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)
 		_exit(1);
 	keep(path, CONTROL_FD);

@@ -42,6 +42,20 @@ struct probe {
 
 /* ---- the reader ---- */
 
+/*
+ * What a reader could send its parent, by abort()'s call or as the owner's signal of a socket: the
+ * parent does not hear it.
+ */
+static int mask_signals_of_reader(int how)
+{
+	sigset_t set;
+
+	(void)sigemptyset(&set);
+	(void)sigaddset(&set, SIGABRT);
+	(void)sigaddset(&set, SIGIO);
+	return sigprocmask(how, &set, NULL);
+}
+
 static void limit(int resource, rlim_t value)
 {
 	const struct rlimit both = {value, value};
@@ -59,7 +73,8 @@ static void confine_reader(int fd, pid_t parent)
 	struct err why = {0};
 	int null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
 
-	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != parent || null_fd < 0)
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != parent || null_fd < 0 ||
+	    mask_signals_of_reader(SIG_UNBLOCK) < 0)
 		_exit(1);
 	for (int i = 0; i < REPORT_FD; i++)
 		if (dup2(null_fd, i) < 0)
@@ -86,24 +101,19 @@ _noreturn_ static void become_reader(const struct probe *p, int fd, pid_t parent
 
 static int start_reader(struct probe *p, struct err *reterr)
 {
-	_cleanup_close_ int ours = -EBADF, theirs = -EBADF;
 	pid_t parent = getpid(), pid;
-	int pair[2];
+	int fd;
 
-	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
-		return err_errno(reterr, -errno, "cannot make a socket pair");
-	ours = pair[0];
-	theirs = pair[1];
-	pid = fork();
+	if (mask_signals_of_reader(SIG_BLOCK) < 0)
+		return err_errno(reterr, -errno, "cannot set up signals");
+	pid = ipc_fork(0, &fd, reterr);
 	if (pid < 0)
-		return err_errno(reterr, -errno, "cannot fork");
+		return pid;
 	if (pid == 0)
-		become_reader(p, theirs, parent);
+		become_reader(p, fd, parent);
+	p->from_reader = fd;
 	p->pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
-	if (p->pidfd < 0)
-		return err_errno(reterr, -errno, "cannot watch the reader");
-	p->from_reader = TAKE_FD(ours);
-	return 0;
+	return p->pidfd < 0 ? err_errno(reterr, -errno, "cannot watch the reader") : 0;
 }
 
 /* ---- waiting for it ---- */

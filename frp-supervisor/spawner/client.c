@@ -5,6 +5,8 @@
  */
 #include "frp-supervisor/spawner/spawn.h"
 
+#include "common/ipc.h"
+
 #include <fcntl.h>
 #include <sys/socket.h>
 
@@ -37,22 +39,15 @@ _noreturn_ static void become_spawner(const char *path, const struct spawn_confi
 int spawner_start(const struct spawn_config *config, struct err *reterr)
 {
 	char path[4096];
-	int pair[2], r = beside_us("frp-spawn", path, sizeof(path));
+	int fd, r = beside_us("frp-spawn", path, sizeof(path));
 	pid_t pid;
 
 	if (r < 0)
 		return err_errno(reterr, r, "cannot find frp-spawn beside this program");
 	if (access(path, X_OK) < 0)
 		return err_errno(reterr, -errno, "cannot run %s", path);
-	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) < 0)
-		return err_errno(reterr, -errno, "cannot make a socket pair");
-	pid = fork();
+	pid = ipc_fork(SOCK_NONBLOCK, &fd, reterr);
 	if (pid == 0)
-		become_spawner(path, config, pair[1]);
-	r = pid < 0 ? -errno : 0;
-	(void)close(pair[1]);
-	if (r == 0)
-		return pair[0];
-	(void)close(pair[0]);
-	return err_errno(reterr, r, "cannot fork");
+		become_spawner(path, config, fd);
+	return pid < 0 ? pid : fd;
 }

@@ -11,9 +11,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "agentd/probe/nvml.h"
@@ -69,8 +72,7 @@ _noreturn_ static void forge(void)
 		m.report.gpus[0].address = 8;
 		memset(m.report.gpus[0].name, '\n', sizeof(m.report.gpus[0].name));
 	}
-	(void)send(3, &m, is("forge-short") ? sizeof(m) - 1 : sizeof(m), 0);
-	_exit(0);
+	_exit(write(3, &m, is("forge-short") ? sizeof(m) - 1 : sizeof(m)) < 0);
 }
 
 int nvmlInit_v2(void)
@@ -144,17 +146,40 @@ int nvmlDeviceGetUUID(nvml_device device, char *text, unsigned int size)
 	return NVML_SUCCESS;
 }
 
+/*
+ * Whoever watches this process has to go on: neither stopped, by the signal or the one of a socket,
+ * nor ended. What the filter has to refuse, and was not, is said in @text.
+ */
+static void attack_parent(char *text, unsigned int size)
+{
+	const struct rlimit none = {0, 0};
+	pid_t parent = getppid();
+	int yes = 1;
+
+	(void)snprintf(text, size, "%s%s%s%s%s",
+		       syscall(SYS_tgkill, parent, parent, SIGSTOP) == 0 ? "stop " : "",
+		       syscall(SYS_tgkill, parent, parent, SIGKILL) == 0 ? "end " : "",
+		       fcntl(3, F_SETOWN, parent) == 0 ? "own " : "",
+		       fcntl(3, F_SETSIG, SIGSTOP) == 0 ? "signal " : "",
+		       prlimit(parent, RLIMIT_CPU, &none, NULL) == 0 ? "limit " : "");
+	(void)syscall(SYS_tgkill, parent, parent, SIGABRT); /* abort()'s: not refused */
+	(void)ioctl(3, FIOSETOWN, &parent);                 /* the driver's call: nor is this */
+	(void)ioctl(3, FIOASYNC, &yes);
+}
+
 /* Tries what the filter has to refuse, and says what succeeded. */
 static void attack(char *text, unsigned int size)
 {
 	char path[] = "/tmp/qudata-nvml-attack";
 	char *const argv[] = {path, NULL};
+	char also[64];
 	pid_t pid = fork();
 
 	if (pid == 0)
 		_exit(0);
+	attack_parent(also, sizeof(also));
 	(void)execve("/bin/true", argv, argv);
-	(void)snprintf(text, size, "%s%s%s%s%s%s%s%sdone", pid >= 0 ? "fork " : "",
+	(void)snprintf(text, size, "%s%s%s%s%s%s%s%s%sdone", also, pid >= 0 ? "fork " : "",
 		       socket(AF_UNIX, SOCK_STREAM, 0) >= 0 ? "socket " : "",
 		       open(path, O_WRONLY | O_CREAT, 0600) >= 0 ? "create " : "",
 		       open("/dev/null", O_WRONLY | O_TRUNC) >= 0 ? "truncate " : "",
