@@ -19,7 +19,7 @@ import struct
 import subprocess
 import time
 
-from rig import SLOTS, alive, children, proc_status, run, tree, until
+from rig import SLOTS, alive, children, no_gpu_for_rent, proc_status, run, tree, until
 
 READY, START, REAP, SWEEP, BIND, AUDIT = range(1, 7)
 QEMU, PASST, QEMU_IMG, TRIAL = range(1, 5)
@@ -283,6 +283,23 @@ def binds(rig):
     os.close(null)
 
 
+def binds_nothing(rig):
+    """Where no GPU may be rented out, and none was, vfio-bind is not even started."""
+    null, (one, two) = os.open("/dev/null", os.O_RDWR), socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with no_gpu_for_rent(rig.root / "etc/helper.conf"):
+        pair = Pair(rig)
+    try:
+        born, before = children(pair.helper.pid), files(rig)
+        assert pair.ask(BIND, b"", [null, null])[0] == EBADMSG
+        assert pair.ask(BIND, b"", [null, one.fileno()])[0] == EPERM
+        assert children(pair.helper.pid) == born and files(rig) == before
+    finally:
+        pair.end()
+    one.close()
+    two.close()
+    os.close(null)
+
+
 # ---- the audit log ----------------------------------------------------------------------------------------------
 def records_are_only_added(rig):
     """No record that claims to be the log's own, that holds another, or that changes what was written."""
@@ -394,7 +411,7 @@ def what_a_broker_leaves(rig):
 
 def run_cases(report, rig):
     for case in (nonsense, starts_out_of_bounds, starts_in_bounds, as_many_children_as_allowed, sweeps_and_reaps, binds,
-                 records_are_only_added, floods_of_records, rotation, ends_together,
+                 binds_nothing, records_are_only_added, floods_of_records, rotation, ends_together,
                  what_a_broker_leaves):
         report.run(f"broker/{case.__name__}", case, rig)
         if not alive(rig.pid):

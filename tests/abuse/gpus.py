@@ -6,13 +6,12 @@ What is asked when, what an answer means for the VM, and that one that hangs, li
 import array
 import contextlib
 import os
-import re
 import shutil
 import socket
 import struct
 import subprocess
 
-from rig import alive, children, proc_status, sealed, until
+from rig import alive, children, no_gpu_for_rent, proc_status, sealed, until
 from wire import NAME_SIZE, STATUS, Peer, Refused
 
 LIST, TAKE, GRANT, REVOKE, RELEASE, RECOVER = range(1, 7)
@@ -281,29 +280,27 @@ def damaged_record(g):
 
 def policy_changes(g):
     """GPUs are no longer for rent: none is taken or lent any more, and what was taken can be given back all the same."""
-    conf = g.rig.root / "etc/helper.conf"
-    text = conf.read_text()
     g.seeded("vm")
     g.lease("vm", 0x100)
     g.stop()
-    conf.write_text(re.sub("^ *gpu_vendors.*$", "", text, flags=re.MULTILINE) + "\ngpu_vendors =\n")
-    g.begin(recover=False)
-    g.next(REVOKE, "vm").answer()
-    g.next(RECOVER).answer()
-    g.peer = g.rig.peer()
-    assert g.peer.refused("GPU_LIST") == "DENIED"
-    assert g.peer.refused("GPU_BIND", vm="vm", gpus=[0x100]) == "DENIED"
-    sent = g.send("VM_START", vm="vm", cpus=1, memory_mib=128, gpus=1)
-    g.next(REVOKE, "vm").answer()  # as after every start that failed
-    assert g.result(sent) == "DENIED"
-    g.release("vm")
-    g.peer.call("VM_FORGET", vm="vm")
-    recovery(g)
-    g.stop()
-    g.begin(recover=False)  # with no lease either, nothing is started as root
-    g.none_waits()
-    g.stop()
-    conf.write_text(text)
+    with no_gpu_for_rent(g.rig.root / "etc/helper.conf") as lock:
+        lock.touch(0o600)  # as the real vfio-bind did
+        g.begin(recover=False)
+        g.next(REVOKE, "vm").answer()
+        g.next(RECOVER).answer()
+        g.peer = g.rig.peer()
+        assert g.peer.refused("GPU_LIST") == "DENIED"
+        assert g.peer.refused("GPU_BIND", vm="vm", gpus=[0x100]) == "DENIED"
+        sent = g.send("VM_START", vm="vm", cpus=1, memory_mib=128, gpus=1)
+        g.next(REVOKE, "vm").answer()  # as after every start that failed
+        assert g.result(sent) == "DENIED"
+        g.release("vm")
+        g.peer.call("VM_FORGET", vm="vm")
+        recovery(g)
+        g.stop()
+        g.begin(recover=False)  # with no lease either, nothing is started as root
+        g.none_waits()
+        g.stop()
     g.begin()
 
 

@@ -19,6 +19,8 @@
  * rest); what it starts besides, systemctl, needs full root or works not at all.
  */
 #define BIND_FD      3
+/* In gpu_state_dir, from the first act on; what it is for is in lease.h. */
+#define BIND_LOCK    "lock"
 
 enum bind_act {
 	BIND_LIST = 1, /* describe all GPUs; a sealed memfd goes along with the answer */

@@ -8,6 +8,7 @@
 
 #include "common/fd.h"
 #include "common/sha256.h"
+#include "vfio-helper/bind/bind.h"
 #include "vfio-helper/pci/sysfs.h"
 
 #include <fcntl.h>
@@ -298,7 +299,7 @@ int records_state(int state_fd, const char *except, struct gpu_state *ret_state)
 
 int lock_open(int state_fd)
 {
-	int fd = openat(state_fd, "lock", O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+	int fd = openat(state_fd, BIND_LOCK, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
 
 	return fd < 0 ? -errno : fd;
 }

@@ -12,6 +12,7 @@
  */
 #include "vfio-helper/explain/explain.h"
 
+#include "vfio-helper/bind/bind.h"
 #include "vfio-helper/bind/lease.h"
 #include "vfio-helper/config.h"
 
@@ -88,7 +89,7 @@ static int gather_state(const char *state_dir, const struct gpu_policy *policy, 
 	int r = 0;
 
 	/* Without the file of locks there are no records, and nothing is to be made here. */
-	if (state_fd >= 0 && faccessat(state_fd, "lock", R_OK | W_OK, 0) == 0)
+	if (state_fd >= 0 && faccessat(state_fd, BIND_LOCK, R_OK | W_OK, 0) == 0)
 		r = records_state(state_fd, "", ret_state);
 	if (r == 0)
 		r = gpu_survey(sysfs_fd, policy, ret_state, NULL, 0, tree);

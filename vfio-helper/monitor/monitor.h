@@ -73,6 +73,7 @@ struct monitor {
 	uint32_t n_children;
 	uint64_t n_refused; /* requests that were nonsense */
 	bool ready;
+	bool binds; /* is vfio-bind of any use here? */
 };
 
 /* Opens all that is outside, from the configuration, and starts the broker (STAGE_OPEN). */

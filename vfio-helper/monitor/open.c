@@ -187,6 +187,15 @@ static int open_socket(struct monitor *m, struct err *reterr)
 	return m->listen_fd < 0 ? m->listen_fd : 0;
 }
 
+/* Where no GPU may be rented out, vfio-bind is for giving back what was: it has been there then. */
+static bool has_use_for_bind(const struct config *c)
+{
+	char path[DIR_TEXT_MAX + sizeof("/" BIND_LOCK)];
+
+	(void)snprintf(path, sizeof(path), "%s/" BIND_LOCK, c->gpu.state_dir);
+	return c->gpu.vendors[0] != '\0' || access(path, F_OK) == 0;
+}
+
 static int setup_memfd(const struct monitor *m)
 {
 	const struct config *c = &m->config;
@@ -257,5 +266,6 @@ int monitor_open(struct monitor *m, struct err *reterr)
 		return r;
 	m->config.setup.version = SPAWN_VERSION;
 	m->config.setup.kvm_gid = kvm_group();
+	m->binds = has_use_for_bind(&m->config);
 	return start_broker(m, reterr);
 }

@@ -56,6 +56,8 @@ static int bind_act(struct monitor *m, const struct request *q, int *ret_pidfd)
 {
 	if (q->len != 0 || q->fds.n != 2 || !is_seqpacket(q->fds.fds[1]))
 		return -EBADMSG;
+	if (!m->binds)
+		return -EPERM;
 	if (m->n_children >= PAIR_MAX_CHILDREN)
 		return -EAGAIN;
 	return child_bind(m->bind_binary, m->config_path, q->fds.fds[0], q->fds.fds[1], ret_pidfd);
