@@ -1110,8 +1110,6 @@ static void test_adopted_granted(void **state)
 	unmake();
 }
 
-/* What the operator keeps from rent and has on VFIO's driver for another use is not brought back.
- */
 /* Policy that names no vendor any more: nothing is taken or lent, and all is given back. */
 static void test_policy_emptied(void **state)
 {
@@ -1136,6 +1134,37 @@ static void test_policy_emptied(void **state)
 	unmake();
 }
 
+/* Kept from rent since it was leased: not lent again, and given back. */
+static void test_never_since(void **state)
+{
+	struct bind_answer ans;
+
+	(void)state;
+	make(BOARD);
+	take("vm1", GPUS(GPU_1, GPU_2));
+	machine_env.policy.n_never = 1;
+	assert_int_equal(pci_addr_parse(GPU_2, &machine_env.policy.never[0]), 0);
+	free(before);
+	before = machine_snapshot();
+	assert_int_equal(machine_act(BIND_GRANT, "vm1", NULL, &ans, NULL), PROTO_DENIED);
+	assert_int_equal(ans.n_devices, 0);
+	assert_non_null(strstr(ans.why, GPU_2));
+	assert_non_null(strstr(ans.why, "gpu_never"));
+	assert_as_before("a refusal");
+	if (machine_has_nodes()) {
+		machine_env.policy.n_never = 0;
+		assert_int_equal(machine_act(BIND_GRANT, "vm1", NULL, &ans, NULL), PROTO_OK);
+		machine_env.policy.n_never = 1;
+	}
+	assert_int_equal(machine_act(BIND_REVOKE, "vm1", NULL, &ans, NULL), PROTO_OK);
+	assert_int_equal(machine_act(BIND_RELEASE, "vm1", NULL, &ans, NULL), PROTO_OK);
+	assert_int_equal(ans.done, 4);
+	assert_int_equal(ans.left, 0);
+	unmake();
+}
+
+/* What the operator keeps from rent and has on VFIO's driver for another use is not brought back.
+ */
 static void test_recover_never(void **state)
 {
 	static const char board[] =
@@ -1420,6 +1449,7 @@ int main(void)
 		cmocka_unit_test(test_adopted),
 		cmocka_unit_test(test_adopted_granted),
 		cmocka_unit_test(test_policy_emptied),
+		cmocka_unit_test(test_never_since),
 		cmocka_unit_test(test_recover_never),
 		cmocka_unit_test(test_recover_unknown),
 		cmocka_unit_test(test_disk_meanwhile),

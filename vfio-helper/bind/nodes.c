@@ -184,10 +184,11 @@ static void describe(const struct bind_env *env, const struct lease *l, const st
 	*ret_device = d;
 }
 
-/* Only what still is as the lease says, on the guest's driver, is given. */
+/* Only what still is as the lease says, on the guest's driver, and for rent, is given. */
 static int grant_all(const struct job *job, const struct access *to, struct bind_answer *ans,
 		     struct err *reterr)
 {
+	const struct gpu_policy *policy = &job->env->policy;
 	int r = 0;
 
 	for (uint32_t i = 0; r == 0 && i < job->lease.n_funcs; i++) {
@@ -196,6 +197,9 @@ static int grant_all(const struct job *job, const struct access *to, struct bind
 		char address[PCI_TEXT_SIZE];
 
 		pci_addr_text(f->address, address);
+		if (f->role == PROTO_ROLE_GPU &&
+		    gpu_policy_has(policy->never, policy->n_never, f->address))
+			return err_set(reterr, -EPERM, "%s is not for rent: gpu_never", address);
 		if (dirfd < 0 || pci_read_group(dirfd) != f->group ||
 		    !driver_is(dirfd, func_guest_driver(f)))
 			return err_set(reterr, -EIO, "%s is not what was leased", address);
