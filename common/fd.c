@@ -5,9 +5,7 @@
  */
 #include "common/fd.h"
 
-#include <fcntl.h>
 #include <signal.h>
-#include <sys/stat.h>
 #include <sys/time.h>
 
 #define FOREIGN_CLOSE_MS 20
@@ -92,18 +90,4 @@ int fd_write_all(int fd, const void *data, size_t len)
 		len -= (size_t)n;
 	}
 	return 0;
-}
-
-ssize_t fd_memfd_check(int fd, size_t max)
-{
-	int seals = fcntl(fd, F_GET_SEALS);
-	struct stat st;
-
-	if (seals < 0 || (seals & FD_SEALS) != FD_SEALS)
-		return -EINVAL;
-	if (fstat(fd, &st) < 0)
-		return -errno;
-	if (!S_ISREG(st.st_mode) || st.st_size <= 0)
-		return -EINVAL;
-	return (size_t)st.st_size > max ? -EFBIG : (ssize_t)st.st_size;
 }
