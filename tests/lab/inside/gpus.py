@@ -370,6 +370,11 @@ def tiny_guests():
     use_image("lab-tiny")
 
 
+def tiny_guests_without_grace():
+    """For cases that delete guests which still boot."""
+    use_image("lab-tiny", delete_grace_s=1)
+
+
 @contextlib.contextmanager
 def policy(change):
     """helper.conf as @change makes it of its text, for a while."""
@@ -513,8 +518,8 @@ GROUPS = {
     "iommufd": (the_suite_is_up, check_knows_iommufd, tiny_guests, a_guest_gets_descriptors, two_side_by_side,
                 stop_and_start_keep_the_gpu, the_vm_is_killed, some_lives),
     "fifty-lives": (the_suite_is_up, fifty_lives),
-    "gpu-kills": (the_suite_is_up, tiny_guests, killed_at_every_step),
-    "gpu-walk": (the_suite_is_up, tiny_guests, everybody_killed_at_every_step),
+    "gpu-kills": (the_suite_is_up, tiny_guests_without_grace, killed_at_every_step),
+    "gpu-walk": (the_suite_is_up, tiny_guests_without_grace, everybody_killed_at_every_step),
     "gpu-reboot-before": (the_suite_is_up, tiny_guests, before_reboot),
     "gpu-reboot-after": (the_suite_is_up, after_reboot),
 }

@@ -119,11 +119,12 @@ def instances():
     return found["instances"] if isinstance(found, dict) else found
 
 
-def use_image(name):
-    """What later instances boot: the product's own guest, or the lab's tiny one, which has no SSH."""
+def use_image(name, delete_grace_s=10):
+    """What later instances boot: the product's own guest, or the lab's tiny one, which has no SSH. And how long one that is
+    deleted may take to end by itself: one that still boots does not hear the power button."""
     conf = pathlib.Path("/etc/qudata/agentd.conf")
-    lines = [line for line in conf.read_text(encoding="ascii").splitlines() if not line.startswith("base_image")]
-    conf.write_text("\n".join([*lines, f"base_image = {name}", ""]), encoding="ascii")
+    lines = [line for line in conf.read_text(encoding="ascii").splitlines() if not line.startswith(("base_image", "delete_grace_s"))]
+    conf.write_text("\n".join([*lines, f"base_image = {name}", f"delete_grace_s = {delete_grace_s}", ""]), encoding="ascii")
     run("systemctl", "restart", "qudata-agentd.service")
     await_that("agentd and its peers are up", lambda: ctl("gpus", "--json", check=False).returncode == 0, 60)
 
@@ -185,7 +186,9 @@ def add_key(instance):
 
 
 def qemu_pids():
-    return [int(pid) for pid in run("pgrep", "-x", "qemu-system-x86", check=False).stdout.split()]
+    """Of guests: the helper's trial of KVM, a microvm, is none."""
+    pids = run("pgrep", "-x", "qemu-system-x86", check=False).stdout.split()
+    return [int(pid) for pid in pids if "\0microvm\0" not in (read(f"/proc/{pid}/cmdline") or "\0microvm\0")]
 
 
 def main_pid(unit):
