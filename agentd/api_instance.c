@@ -186,6 +186,15 @@ static unsigned check_on_host(const struct agentd *a, const struct create_reques
 	return status == 0 ? choose_host_gpus(a, create, inst, why) : status;
 }
 
+/* What nobody has asked for is cut to what the host allows. */
+static uint32_t default_disk_mib(const struct agentd *a)
+{
+	const struct peers_limits *limits = peers_limits(a->peers);
+	uint32_t mib = a->config.default_disk_mib;
+
+	return limits->known ? MIN_OF(mib, limits->max_disk_mib) : mib;
+}
+
 /* Fills a new instance from the request. Returns 0, or the HTTP status of the refusal. */
 static unsigned fill(struct agentd *a, const struct create_request *create, struct instance *inst,
 		     struct err *why)
@@ -194,7 +203,7 @@ static unsigned fill(struct agentd *a, const struct create_request *create, stru
 
 	inst->cpus = create->cpus ? create->cpus : a->config.default_cpus;
 	inst->memory_mib = create->memory_mib ? create->memory_mib : a->config.default_memory_mib;
-	inst->disk_mib = create->disk_mib ? create->disk_mib : a->config.default_disk_mib;
+	inst->disk_mib = create->disk_mib ? create->disk_mib : default_disk_mib(a);
 	inst->created_s = (int64_t)time(NULL);
 	inst->run.goal = GOAL_RUN;
 	inst->run.since_s = inst->created_s;

@@ -111,6 +111,7 @@ void config_defaults(struct agentd_config *ret_config)
 		.pci_ids = "/usr/share/misc/pci.ids",
 		.default_cpus = 4,
 		.default_memory_mib = 8192,
+		.default_disk_mib = 500 * 1024,
 		.stop_grace_s = 30,
 		.delete_grace_s = 10,
 		.boot_timeout_s = 120,

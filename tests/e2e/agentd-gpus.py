@@ -84,6 +84,7 @@ class Helper(threading.Thread):
         self.listener.listen(4)
         self.gpus, self.asked, self.answers, self.raw_list = [], [], {}, None
         self.vms, self.leases, self.quarantined = {}, {}, set()
+        self.disks = []
         # Whether a probe was there when an act on GPUs was asked for.
         self.is_probing, self.probes_seen = lambda: False, []
 
@@ -125,6 +126,7 @@ class Helper(threading.Thread):
                 "max_disk_mib": 65536, "port_low": 10000, "port_high": 65535, "boot_id": "boot"}
 
     def on_vm_prepare(self, values):
+        self.disks.append(values["disk_mib"])
         self.vms[values["vm"]] = 1
         return {"disk_mib": 2048}
 
@@ -436,6 +438,23 @@ class Gpus(Case):
         for t in threads:
             t.join()
         self.assertEqual(sorted(codes), [200, 409])
+
+
+class Disks(Case):
+    def test_default_is_cut_to_the_ceiling(self):
+        """Nobody is refused for what was not asked for; what was asked for is refused."""
+        for body, mib in (({}, 65536), ({"storage_gb": 1}, 1024)):
+            self.create(**body)
+            self.until("it is prepared", lambda mib=mib: self.helper.disks[-1:] == [mib])
+        self.refused({"storage_gb": 65}, 422, "storage_gb")
+
+
+class SmallDisks(Case):
+    settings = "default_disk = 0\n"
+
+    def test_as_the_image_asks(self):
+        self.create()
+        self.until("it is prepared", lambda: self.helper.disks == [0])
 
 
 class Debugging(Case):

@@ -38,6 +38,7 @@ static void test_config(void **state)
 	assert_string_equal(c.data_dir, "/var/lib/qudata");
 	assert_int_equal(c.default_cpus, 4);
 	assert_int_equal(c.default_memory_mib, 8192);
+	assert_int_equal(c.default_disk_mib, 500 * 1024);
 	assert_int_equal(parse("control_plane = none\nport = 15009\ndefault_memory = 2G\n"
 			       "on_exit = restart\non_host_reboot = restart\ndebug = yes\n",
 			       &c, &why),
