@@ -139,7 +139,7 @@ def hung_in_boot(instance):
 def create(*words, memory="512M"):
     """An instance that runs; its id."""
     for left in (2, 1, 0):
-        instance = ctl("create", "--cpus", "1", "--memory", memory, *words).stdout.strip()
+        instance = ctl("create", "--cpus", "1", "--memory", memory, "--disk", "8G", *words).stdout.strip()
         ctl("wait", instance, "--for", "running", "--timeout", "150", check=False, timeout=GUEST_S)
         (seen,) = [i for i in instances() if i["instance_id"] == instance]
         if seen["status"] == "running":
