@@ -55,6 +55,7 @@ class Life:
         again = self.s.tcp("POST", "/ssh", {"ssh_pubkey": public}, self.s.secret)
         assert again.status == 200, "adding a key twice is no error"
         assert len(self.s.tcp("GET", "/ssh", None, self.s.secret).data["keys"]) == 1
+        assert self.s.add_key(self.id)["applied"]
         out = self.s.ssh(self.id, "id -un; nproc; echo kept >/root/kept; sync").stdout.split()
         assert out == ["root", "2"], out
 
@@ -81,8 +82,10 @@ class Life:
     def removed_key_no_longer_works(self):
         _, other = self.s.key("other")
         self.s.tcp("POST", "/ssh", {"ssh_pubkey": other}, self.s.secret).data
+        assert self.s.add_key(self.id, "other")["applied"]
         self.s.ssh(self.id, "true", key="other")
         self.s.tcp("DELETE", "/ssh", {"ssh_pubkey": other}, self.s.secret).data
+        assert self.s.remove_key(self.id, "other")["applied"]
         assert self.s.ssh(self.id, "true", key="other", check=False).returncode != 0
         self.s.ssh(self.id, "true")
 
