@@ -26,12 +26,14 @@ stages_by_name=(lab_iommufd lab_lives)
 build_dir=$top/build
 asan_dir=$top/build-asan
 
-# configured DIR OPTIONS…: a meson build directory, made once.
+# configured DIR OPTIONS…: a meson build directory, made once. The quickstart leaves one without tests.
 configured() {
 	local dir=$1
 	shift
 	if [ ! -f "$dir/build.ninja" ]; then
 		meson setup "$dir" "$top" "$@"
+	elif meson introspect "$dir" --buildoptions | jq -e 'any(.name == "tests" and .value == false)' >/dev/null; then
+		meson configure "$dir" -Dtests=true
 	fi
 }
 
