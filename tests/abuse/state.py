@@ -81,7 +81,8 @@ def pids_of_others(rig):
                 **victim.fields, "qemu_pid": other, "passt_pid": other,
                 "qemu_start": int(start), "passt_start": int(start)}))
             assert rig.begin()
-            assert held_pids(rig) == set(), (other, held_pids(rig))
+            held = held_pids(rig)
+            assert held == set(), (other, held)
             assert rig.audit.records()[-2].event == "vm-gone", rig.audit.records()[-2].line
             p = rig.peer()
             assert p.call("VM_DESCRIBE", vm="vm")["state"] == 2
@@ -161,8 +162,9 @@ def every_byte_of_the_run_record(rig):
         if not rig.begin():
             bad.append(f"does not start: {where}")
         else:
-            if held_pids(rig) - victim.pids:
-                bad.append(f"holds {held_pids(rig)}: {where}")
+            strangers = held_pids(rig) - victim.pids
+            if strangers:
+                bad.append(f"holds {strangers}: {where}")
             try:
                 state = rig.peer().call("VM_DESCRIBE", vm="vm")["state"]
                 assert state in (2, 4), state

@@ -242,8 +242,15 @@ class Suite:
 
 
 def proc_status(pid):
+    """
+    The fields of /proc/PID/status. One that is reaped between open and read is told as dead, with parent 0
+    (fs/proc/array.c, task_state()): that is gone, like one that cannot be opened any more.
+    """
     lines = pathlib.Path(f"/proc/{pid}/status").read_text().splitlines()
-    return {k: v.strip() for k, v in (line.split(":", 1) for line in lines)}
+    status = {k: v.strip() for k, v in (line.split(":", 1) for line in lines)}
+    if status["State"].startswith("X"):
+        raise ProcessLookupError(pid)
+    return status
 
 
 class Report:

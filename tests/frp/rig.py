@@ -179,7 +179,7 @@ class Agent:
 # ---- processes ---------------------------------------------------------------------------------------------
 def alive(pid):
     with contextlib.suppress(OSError):
-        return not re.search(r"^State:\s+Z", pathlib.Path(f"/proc/{pid}/status").read_text(), re.M)
+        return not re.search(r"^State:\s+[XZ]", pathlib.Path(f"/proc/{pid}/status").read_text(), re.M)
     return False
 
 
