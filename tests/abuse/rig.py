@@ -215,7 +215,19 @@ class Rig:
         if self.child and self.child.pid == pid:
             self.child.wait(10)
         until("the helper has ended", lambda: not alive(pid))
+        # An act that it had begun goes on without it, and writes.
+        until("its acts on GPUs have ended", lambda: not self.acts(), 30)
         self.helper_socket.unlink(missing_ok=True)
+
+    def acts(self):
+        """The processes that run the build's vfio-bind."""
+        program, found = str(self.suite.build / "vfio-helper/vfio-bind"), []
+        for entry in pathlib.Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError):
+                    if os.readlink(entry / "exe") == program:
+                        found.append(int(entry.name))
+        return found
 
     def begin(self, timeout=10, **popen):
         """Starts the helper without the suite's script. False when it ends instead of serving."""

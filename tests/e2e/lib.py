@@ -57,7 +57,7 @@ class Suite:
     def __init__(self, build, images, image="debian-12", settings=()):
         self.root = pathlib.Path(tempfile.mkdtemp(prefix="qudata-e2e-", dir="/run"))
         self.root.rmdir()
-        self.build = pathlib.Path(build)
+        self.build = pathlib.Path(build).resolve()
         self.images = images
         self.image = image
         self.settings = list(settings)
@@ -266,7 +266,9 @@ class Report:
             function(*args)
         except Exception as e:  # pylint: disable=broad-except
             self.failed += 1
-            print(f"FAIL {name}: {str(e).splitlines()[0] if str(e) else type(e).__name__}", flush=True)
+            at = traceback.extract_tb(e.__traceback__)[-1]
+            why = str(e).splitlines()[0] if str(e) else f"{type(e).__name__}: {at.line}"
+            print(f"FAIL {name}: {why} ({os.path.basename(at.filename)}:{at.lineno})", flush=True)
             traceback.print_exc()
             sys.stderr.flush()
             return False
