@@ -177,12 +177,12 @@ class Helper(threading.Thread):
 
 class Connection(http.client.HTTPConnection):
     def __init__(self, path):
-        super().__init__("localhost", timeout=30)
+        super().__init__("localhost", timeout=120)
         self.path = path
 
     def connect(self):
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(30)
+        self.sock.settimeout(120)
         self.sock.connect(self.path)
 
 
@@ -228,7 +228,7 @@ class Case(unittest.TestCase):
     def stop(self, sig=signal.SIGTERM):
         if self.daemon.returncode is None:
             self.daemon.send_signal(sig)
-            code = self.daemon.wait(timeout=20)
+            code = self.daemon.wait(timeout=90)
             self.assertEqual(code, 0 if sig == signal.SIGTERM else -sig, self.log())
 
     def log(self):
@@ -240,7 +240,7 @@ class Case(unittest.TestCase):
         except OSError:
             return False
 
-    def until(self, what, condition, timeout=20):
+    def until(self, what, condition, timeout=90):
         end = time.monotonic() + timeout
         while time.monotonic() < end:
             value = condition()
@@ -252,7 +252,7 @@ class Case(unittest.TestCase):
     def call(self, method, path, body=None, tcp=False, secret=True):
         if tcp:
             port = self.call("GET", "/v1/host")[1]["data"]["http_port"]
-            conn = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+            conn = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
         else:
             conn = Connection(self.path("run/ctl.sock"))
         headers = {}
@@ -280,7 +280,7 @@ class Case(unittest.TestCase):
 
     def ctl(self, *args, expect=0):
         done = subprocess.run([CTL, "--socket", self.path("run/ctl.sock"), *args], capture_output=True,
-                              timeout=60, check=False, stdin=subprocess.DEVNULL,
+                              timeout=180, check=False, stdin=subprocess.DEVNULL,
                               env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"})
         if expect is not None:
             self.assertEqual(done.returncode, expect, done)
@@ -454,7 +454,7 @@ class SmallDisks(Case):
 
     def test_as_the_image_asks(self):
         self.create()
-        self.until("it is prepared", lambda: self.helper.disks == [0])
+        self.until("it is prepared", lambda: self.helper.disks[:1] == [0])
 
 
 class Debugging(Case):
@@ -502,9 +502,14 @@ class WithProbe(Case):
     def figures(self):
         return self.call("GET", "/v1/gpus/figures")[1]["data"]
 
+    def assert_pauses(self, begun, before=0):
+        """agentd pauses for five seconds at least before it starts another probe, however long these tests take."""
+        self.assertLessEqual(self.probes.started - before, 1 + (time.monotonic() - begun) // 5, "asked again at once")
+
 
 class Probing(WithProbe):
     def test_figures(self):
+        begun = time.monotonic()
         data = self.figures()
         self.assertEqual((data["state"], data["fake_gpus"], data["driver_version"], data["cuda_version"]),
                          ("ok", False, "550.54.15", "12.4"))
@@ -514,7 +519,7 @@ class Probing(WithProbe):
             "memory_total": 24 << 30, "watts": 123.456})
         for _ in range(20):
             self.figures()
-        self.assertEqual(self.probes.started, 1, "asked again at once")
+        self.assert_pauses(begun)
         gpu = self.call("GET", "/v1/gpus")[1]["data"]["gpus"][1]
         self.assertEqual((gpu["figures"]["percent"], gpu["figures"]["celsius"]), (30, 51))
         out = self.ctl("gpus")
@@ -526,7 +531,7 @@ class Probing(WithProbe):
             self.assertIn('qudata_host_gpu_busy_ratio{gpu="0000:3f:00.0"} 0.30', conn.getresponse().read().decode())
         port = self.call("GET", "/v1/host")[1]["data"]["http_port"]
         secret = pathlib.Path(self.path("data/secret")).read_text(encoding="ascii").strip()
-        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as conn:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=120)) as conn:
             conn.request("GET", "/metrics", headers={"X-Agent-Secret": secret})
             self.assertNotIn("qudata_host_gpu", conn.getresponse().read().decode(), "told to the secret's holder")
 
@@ -557,9 +562,10 @@ class Probing(WithProbe):
     def test_of_no_use(self):
         for name, state in (("crash", "crashed"), ("forge-count", "crashed")):
             self.probes.library = self.library(name)
+            begun, before = time.monotonic(), self.probes.started
             self.assertEqual(self.figures()["state"], state)
-            started = self.probes.started
-            self.assertEqual((self.figures()["gpus"], self.probes.started), ([], started), "asked again at once")
+            self.assertEqual(self.figures()["gpus"], [])
+            self.assert_pauses(begun, before)
             self.stop()
             self.start()
         self.assertEqual(self.call("GET", "/v1/gpus")[0], 200)
@@ -625,6 +631,7 @@ class OnHost(WithProbe):
         return answer["data"]
 
     def test_own_figures_only(self):
+        begun = time.monotonic()
         one, _ = self.create(image="a/b", gpus=1)
         two, _ = self.create(image="a/b", gpus=2)
         none, _ = self.create(image="a/b")
@@ -639,7 +646,7 @@ class OnHost(WithProbe):
         self.assertEqual([(g["name"], g["figures"] and g["figures"]["percent"]) for g in own],
                          [(self.names[1], 30), (self.names[2], None)], "the driver does not know the last one")
         self.assertEqual(self.metrics(none)["host_gpus"]["gpus"], [])
-        self.assertEqual(self.probes.started, 1)
+        self.assert_pauses(begun)
         self.assertRegex(self.ctl("top", one, "--once"), rf"{self.names[0]} +60 % +52 C +6.0 of 24.0 GiB +123 W")
         self.assertNotIn(self.names[0], self.ctl("top", two, "--once"))
         self.assertIn("without GPUs", self.ctl("top", none, "--once"))

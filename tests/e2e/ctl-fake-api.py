@@ -4,12 +4,14 @@
 
 usage: ctl-fake-api.py QUDATACTL [MANUAL-PAGE]
 """
+import contextlib
 import fcntl
 import http.server
 import json
 import os
 import pty
 import pwd
+import random
 import re
 import signal
 import socket
@@ -35,7 +37,7 @@ def instance(iid=ID, **changes):
     base = {
         "instance_id": iid, "vm_id": iid, "status": "running", "detail": "guest is ready",
         "cpus": 2, "memory_mib": 1024, "disk_mib": 10240, "image": "debian-12",
-        "ports": {"22": "10001"}, "created_at": int(time.time()) - 3700,
+        "ports": {"22": "10001"}, "created_at": int(time.time()) - 3662,
         "since": int(time.time()) - 65, "accel": "tcg",
         "ssh": {"host": "127.0.0.1", "port": 10001, "user": "root", "host_key": KEY},
     }
@@ -141,7 +143,7 @@ class Case(unittest.TestCase):
 
     def ctl(self, *args, expect=0, stdin=None, env=None, sock=True):
         argv = [CTL] + (["--socket", self.sock] if sock else []) + list(args)
-        done = subprocess.run(argv, input=stdin, capture_output=True, timeout=60,
+        done = subprocess.run(argv, input=stdin, capture_output=True, timeout=180,
                               stdin=subprocess.DEVNULL if stdin is None else None,
                               env=self.environment(**(env or {})))
         out, err = done.stdout.decode(), done.stderr.decode()
@@ -262,7 +264,7 @@ class Reading(Case):
     def test_full_output_is_an_error(self):
         with open("/dev/full", "wb") as full:
             done = subprocess.run([CTL, "--socket", self.sock, "list"], stdout=full,
-                                  stderr=subprocess.PIPE, timeout=60, env=self.environment())
+                                  stderr=subprocess.PIPE, timeout=180, env=self.environment())
         self.assertEqual(done.returncode, 1)
         self.assertIn(b"cannot write", done.stderr)
 
@@ -279,7 +281,7 @@ class Reading(Case):
     def check_code(self):
         """check depends on the machine: its exit status must agree with its own report."""
         done = subprocess.run([CTL, "--socket", self.sock, "check", "--json"], capture_output=True,
-                              timeout=60, env=self.environment())
+                              timeout=180, env=self.environment())
         report = json.loads(done.stdout)
         failed = any(c["level"] == "FAIL" for c in report["checks"])
         self.assertEqual(done.returncode, 1 if failed else 0)
@@ -514,7 +516,7 @@ class Usage(Case):
             "COMP_WORDS=(qudatactl gpus --tr); COMP_CWORD=2; _qudatactl; echo ${COMPREPLY[*]}\n" \
             "COMP_WORDS=(qudatactl gpus recover --a); COMP_CWORD=3; _qudatactl; echo ${COMPREPLY[*]}\n" \
             "COMP_WORDS=(qudatactl audit v); COMP_CWORD=2; _qudatactl; echo ${COMPREPLY[*]}\n"
-        done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=30)
+        done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=120)
         self.assertEqual(done.stderr, "")
         self.assertEqual(done.stdout.splitlines(),
                          ["status start stop", "remove", "pending paused", "--memory", self.sock,
@@ -522,7 +524,7 @@ class Usage(Case):
         zsh, _ = self.ctl("completion", "zsh")
         self.assertTrue(zsh.startswith("#compdef qudatactl\n"))
         if os.path.exists("/usr/bin/zsh") or os.path.exists("/bin/zsh"):
-            subprocess.run(["zsh", "-n"], input=zsh.encode(), check=True, timeout=30)
+            subprocess.run(["zsh", "-n"], input=zsh.encode(), check=True, timeout=120)
 
     @unittest.skipUnless(MANUAL, "no manual page given")
     def test_manual_page_is_fresh(self):
@@ -660,6 +662,13 @@ class Ssh(Case):
         with open(self.dir.name + "/known_hosts", encoding="ascii") as f:
             self.assertEqual(f.read(), f"qudata-{ID} {KEY}\n")
 
+    @staticmethod
+    def free_port():
+        """Below those that the kernel gives to connections, which would take it again before sshd does."""
+        while True:
+            with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", random.randrange(25000, 32000))) as s:
+                return s.getsockname()[1]
+
     def test_not_ready_and_hostile(self):
         good = self.instances[0]["ssh"]
         self.instances[0].update(status="pending", ssh=None)
@@ -680,20 +689,19 @@ class Ssh(Case):
             return os.path.join(self.dir.name, name)
         for name in ("host", "user", "other"):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", path(name)],
-                           check=True, timeout=30)
+                           check=True, timeout=120)
         if os.getuid() == 0:
             os.makedirs("/run/sshd", mode=0o755, exist_ok=True)
         with open(path("config"), "w", encoding="ascii") as f:
             f.write(f"HostKey {path('host')}\nAuthorizedKeysFile {path('user.pub')}\nStrictModes no\n"
                     "UsePAM no\nPermitRootLogin yes\nPidFile none\nListenAddress 127.0.0.1\n")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = self.free_port()
         sshd = subprocess.Popen(["/usr/sbin/sshd", "-D", "-e", "-f", path("config"), "-p", str(port)],
                                 stderr=subprocess.DEVNULL)
         self.addCleanup(sshd.wait)
         self.addCleanup(sshd.kill)
-        for _ in range(100):
+        end = time.monotonic() + 60
+        while sshd.poll() is None and time.monotonic() < end:
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     break
@@ -751,7 +759,7 @@ class Console(Case):
 
         def until(text):
             nonlocal data
-            end = time.monotonic() + 30
+            end = time.monotonic() + 120
             while text not in data and time.monotonic() < end:
                 data += os.read(fd, 4096)
             self.assertIn(text, data)
@@ -761,7 +769,7 @@ class Console(Case):
                 data += chunk
         except OSError:
             pass
-        status = child.wait(timeout=30)
+        status = child.wait(timeout=120)
         after = termios.tcgetattr(fd)  # the master sees its terminal's settings, also after its end
         os.close(fd)
         return data, status, before, after
@@ -894,7 +902,7 @@ class Console(Case):
     def test_logs(self):
         raw = b"\x1b[32mOK\x1b[0m\r\nboot\xff\n\x1b]0;owned\x07"
         self.special[f"GET /v1/instances/{ID}/console/log"] = (200, raw)
-        done = subprocess.run([CTL, "--socket", self.sock, "logs"], capture_output=True, timeout=60,
+        done = subprocess.run([CTL, "--socket", self.sock, "logs"], capture_output=True, timeout=180,
                               env=self.environment())
         self.assertEqual(done.stdout, raw, "bytes stay as they are when nobody reads them on a terminal")
         data, status, _, _ = self.on_terminal(lambda *a: None, "logs")
@@ -903,7 +911,7 @@ class Console(Case):
         self.assertEqual(json.loads(self.ctl("logs", "--json")[0])["log"], "OK\nboot\\xff\n\\x1b]0;owned\\x07")
         self.upgrade(lambda conn: conn.sendall(b"more\n"))
         out = subprocess.run([CTL, "--socket", self.sock, "logs", "-f", "-q"], capture_output=True,
-                             timeout=60, env=self.environment(), stdin=subprocess.DEVNULL)
+                             timeout=180, env=self.environment(), stdin=subprocess.DEVNULL)
         self.assertEqual(out.stdout, raw + b"more\n")
 
 

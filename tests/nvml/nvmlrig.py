@@ -10,6 +10,7 @@ import socket
 import struct
 import subprocess
 import threading
+import time
 
 HEADER = struct.Struct("<IHHII")
 HEAD = struct.Struct("<6I32s")
@@ -88,11 +89,20 @@ class Server(threading.Thread):
             while True:
                 connection, _ = self.listener.accept()
                 with connection:
-                    if self.probe and self.probe.poll() is None:
+                    if self.is_busy():
                         continue
                     self.started += 1
                     self.probe = subprocess.Popen([self.program, "--library", self.library, *self.options],
                                                   stdin=connection, cwd="/", **nobody())
+
+    def is_busy(self, patience=20):
+        """Is the last probe there for long? One whose reader has gone just ends."""
+        until = time.monotonic() + patience
+        while self.probe and self.probe.poll() is None:
+            if self.is_reading() or time.monotonic() > until:
+                return True
+            time.sleep(0.01)
+        return False
 
     def is_reading(self):
         """Is there a process that may have GPUs open?"""
