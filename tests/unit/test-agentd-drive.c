@@ -17,8 +17,11 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 /* cmocka wants the two above first */
 #include <cmocka.h>
+
+#define PATIENCE_MS 60000 /* of a machine that does much else */
 
 #define HOST_KEY "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAICW+hJCWuo50RrP/NlSoUiybmtUhiglewSC8ZFcgLNtR"
 
@@ -474,10 +477,10 @@ static void order(enum request_action action)
 	assert_int_equal(agentd_commit(&w.a, only(), &next), 0);
 }
 
-/* Runs the loop until the instance has that status ("": is gone), at most five seconds. */
+/* Runs the loop until the instance has that status ("": is gone). */
 static void until(const char *status)
 {
-	uint64_t end_ms = rpc_now_ms() + 5000;
+	uint64_t end_ms = rpc_now_ms() + PATIENCE_MS;
 
 	while (only() ? !STR_EQ(only()->status, status) : *status != '\0') {
 		const struct timeval tick = {.tv_usec = 20000};
@@ -502,7 +505,7 @@ static void settle(unsigned int ms)
 
 static void until_doing(const char *doing)
 {
-	uint64_t end_ms = rpc_now_ms() + 5000;
+	uint64_t end_ms = rpc_now_ms() + PATIENCE_MS;
 
 	while (!only()->doing || !strstr(only()->doing, doing)) {
 		if (rpc_now_ms() > end_ms)
@@ -598,8 +601,10 @@ static void test_idle_is_idle(void **state)
 
 	(void)state;
 	bring_up();
-	settle(50);
-	before = *asked(OP_VM_DESCRIBE);
+	do { /* what it had still to do */
+		before = *asked(OP_VM_DESCRIBE);
+		settle(100);
+	} while (*asked(OP_VM_DESCRIBE) != before || evtimer_pending(w.a.timer, NULL));
 	settle(700);
 	assert_int_equal(*asked(OP_VM_DESCRIBE), before);
 	assert_false(evtimer_pending(w.a.timer, NULL));
@@ -623,7 +628,9 @@ static void test_hard_stop(void **state)
 /* vmmon cannot help: the hard stop comes in its time all the same. */
 static void test_hard_stop_without_vmmon(void **state)
 {
-	uint64_t begin_ms;
+	uint64_t end_ms = rpc_now_ms() + PATIENCE_MS;
+	const struct timeval stop_time = {.tv_sec = 1, .tv_usec = 200000};
+	struct timeval now, latest, wakes;
 
 	(void)state;
 	bring_up();
@@ -631,10 +638,17 @@ static void test_hard_stop_without_vmmon(void **state)
 	w.fail_status = PROTO_CONFLICT;
 	w.fail_times = 1000;
 	only()->seen.watched = false;
-	begin_ms = rpc_now_ms();
 	order(ACTION_STOP);
-	until("paused");
-	assert_true(rpc_now_ms() - begin_ms < 1500);
+	(void)gettimeofday(&now, NULL);
+	timeradd(&now, &stop_time, &latest);
+	/* However long this machine takes: what agentd waits for is never later than the hard stop.
+	 */
+	while (!STR_EQ(only()->status, "paused")) {
+		assert_true(rpc_now_ms() < end_ms);
+		settle(10);
+		if (evtimer_pending(w.a.timer, &wakes) && *asked(OP_VM_KILL) == 0)
+			assert_true(timercmp(&wakes, &latest, <));
+	}
 	assert_int_equal(*asked(OP_VM_KILL), 1);
 }
 
@@ -1275,7 +1289,7 @@ static void test_busy_gpu_is_waited_for(void **state)
 	w.fail_status = PROTO_BUSY;
 	w.fail_times = 2;
 	add_gpu_instance();
-	for (int i = 0; i < 100 && only()->trouble[0] == '\0'; i++)
+	for (int i = 0; i < PATIENCE_MS / 10 && only()->trouble[0] == '\0'; i++)
 		settle(10);
 	assert_string_equal(only()->trouble,
 			    "0000:01:00.0: busy (process 7 nvidia-smi has /dev/nvidia0 open)");
@@ -1296,7 +1310,7 @@ static void test_busy_gpu_is_not_waited_for_forever(void **state)
 	w.fail_status = PROTO_BUSY;
 	w.fail_times = 1000;
 	add_gpu_instance();
-	for (int i = 0; i < 100 && only()->seen.bind_deadline_ms == 0; i++)
+	for (int i = 0; i < PATIENCE_MS / 10 && only()->seen.bind_deadline_ms == 0; i++)
 		settle(10);
 	assert_true(only()->seen.bind_deadline_ms > rpc_now_ms() + 50000);
 	only()->seen.bind_deadline_ms = rpc_now_ms() + 100;
@@ -1340,7 +1354,7 @@ static void test_gpu_release_without_record(void **state)
 /* Runs the loop until @done, with agentd dying once, before it sees the answer it waits for. */
 static void survive(bool (*done)(void))
 {
-	uint64_t end_ms = rpc_now_ms() + 5000;
+	uint64_t end_ms = rpc_now_ms() + PATIENCE_MS;
 
 	while (!done()) {
 		if (rpc_now_ms() > end_ms)

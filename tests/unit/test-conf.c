@@ -433,7 +433,7 @@ static void test_owner(void **state)
 	assert_int_equal(load(path, false, &err), 0);
 	/* Nothing but a regular file, and no waiting for one that is a pipe. */
 	assert_int_equal(mkfifo(rig_path("fifo"), 0600), 0);
-	(void)alarm(10);
+	(void)alarm(60);
 	assert_true(load(rig_path("fifo"), true, &err) < 0);
 	assert_true(load("/dev/null", true, &err) < 0);
 	assert_true(load("/dev/zero", false, &err) < 0);

@@ -166,7 +166,7 @@ static void test_fdlist(void **state)
 /* A connection whose last close waits for a peer that never reads; that one is in @ret_peer. */
 static int lingering(int *ret_peer)
 {
-	const struct linger linger = {.l_onoff = 1, .l_linger = 3};
+	const struct linger linger = {.l_onoff = 1, .l_linger = 90};
 	struct sockaddr_in addr = {.sin_family = AF_INET,
 				   .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
 	_cleanup_close_ int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -201,7 +201,7 @@ static void test_fdlist_lingers(void **state)
 	(void)clock_gettime(CLOCK_MONOTONIC, &begun);
 	fdlist_done(&list);
 	(void)clock_gettime(CLOCK_MONOTONIC, &ended);
-	assert_true(ended.tv_sec - begun.tv_sec <= 1);
+	assert_true(ended.tv_sec - begun.tv_sec < 30); /* a busy machine is no linger */
 	for (size_t i = 0; i < ARRAY_LEN(peers); i++)
 		(void)close(peers[i]);
 	assert_int_equal(sigaction(SIGALRM, NULL, &action), 0);
@@ -429,7 +429,7 @@ static void test_read_file(void **state)
 	assert_true(fd_read_file(dir, "folder", text, sizeof(text)) < 0);
 	/* A pipe without a writer must not hang the daemon. */
 	assert_int_equal(mkfifoat(dir, "fifo", 0600), 0);
-	(void)alarm(10);
+	(void)alarm(60);
 	assert_true(fd_read_file(dir, "fifo", text, sizeof(text)) <= 0);
 	(void)alarm(0);
 	assert_int_equal(fd_replace_file(dir, "file", "0123456789abcdef", 16, 0600), 0);

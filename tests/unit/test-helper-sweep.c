@@ -19,7 +19,7 @@
 
 #define ROUNDS     200
 #define AHEAD      6 /* process ids that are tried */
-#define PATIENCE_S 20
+#define PATIENCE_S 90
 
 static const struct account user = {.uid = 987654321, .gid = 987654321};
 

@@ -132,6 +132,14 @@ static long cpu_ms(void)
 	return ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
 }
 
+static uint64_t now_ms(void)
+{
+	struct timespec ts;
+
+	assert_int_equal(clock_gettime(CLOCK_MONOTONIC, &ts), 0);
+	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
+}
+
 /* Lets time pass in the loop. */
 static void wait_ms(long ms)
 {
@@ -388,6 +396,7 @@ static void test_big_reply(void **state _unused_)
 static void test_deadlines(void **state _unused_)
 {
 	int idle, silent, head, body, reader;
+	uint64_t begun_ms = now_ms();
 
 	start(8);
 	idle = rig_connect(&probe.rig);
@@ -404,7 +413,8 @@ static void test_deadlines(void **state _unused_)
 	/* Trickling in does not buy time for the head, nor for the body. */
 	say(head, "s");
 	say(body, "o");
-	assert_int_equal(http_server_conns(probe.rig.server), 5);
+	if (now_ms() - begun_ms < 1000) /* else this machine has slept over them */
+		assert_int_equal(http_server_conns(probe.rig.server), 5);
 	wait_ms(1000);
 	assert_string_equal(hear(idle), "");
 	assert_true(probe.closed);
@@ -489,7 +499,7 @@ static int listen_at(struct sockaddr *addr, socklen_t *len, socklen_t size)
 
 static void turn_while_silent(int fd)
 {
-	for (unsigned i = 0; i < 1000 && hear(fd)[0] == '\0'; i++)
+	for (unsigned i = 0; i < 60000 && hear(fd)[0] == '\0'; i++)
 		(void)usleep(1000);
 }
 
@@ -558,14 +568,18 @@ static void test_cancel_by_reset(void **state _unused_)
 	for (unsigned more = 0; more < 2; more++) {
 		int fd = dial((struct sockaddr *)&sin, len);
 
+		probe.later = NULL;
 		say(fd, GET("/later"));
-		wait_ms(50);
+		for (unsigned i = 0; i < 6000 && !probe.later; i++)
+			wait_ms(10);
 		assert_non_null(probe.later);
 		if (more)
 			say(fd, GET("/more"));
 		wait_ms(50);
 		assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset)), 0);
 		(void)close(fd);
+		for (unsigned i = 0; i < 6000 && probe.cancelled <= more; i++)
+			wait_ms(10);
 		before = cpu_ms();
 		wait_ms(100);
 		assert_true(cpu_ms() - before < 50);
@@ -596,8 +610,8 @@ static void test_no_descriptors(void **state _unused_)
 	assert_int_equal(http_server_conns(probe.rig.server), 0);
 	assert_int_equal(setrlimit(RLIMIT_NOFILE, &old), 0);
 	say(fd, GET("/x"));
-	wait_ms(1100);
-	assert_int_equal(rig_status(hear(fd)), 200);
+	turn_while_silent(fd);
+	assert_int_equal(rig_status(probe.text), 200);
 	(void)close(fd);
 	rig_stop(&probe.rig);
 }

@@ -288,7 +288,7 @@ static void test_no_manager(void **state)
 /* The manager goes away, or does not read: the daemon neither dies nor waits. */
 static int speak_to_the_deaf(void *arg)
 {
-	(void)alarm(10);
+	(void)alarm(60);
 	RIG_CHECK(setenv("NOTIFY_SOCKET", arg, 1) == 0);
 	notify_open();
 	for (int i = 0; i < 5000; i++)

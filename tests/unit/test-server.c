@@ -624,7 +624,7 @@ static void test_not_reading(void **state)
 	peer = rig_join(&rig, &client);
 	assert_true(other && peer);
 	peer->conn.state = row_state(row);
-	(void)alarm(30); /* a server that blocks ends the test */
+	(void)alarm(60); /* a server that blocks ends the test */
 	while (peer->fd >= 0 && asked < 100000) {
 		assert_int_equal(rig_say(&rig, peer, client, msg, len, NULL, 0), 0);
 		asked++;
@@ -708,7 +708,7 @@ static void test_events_unread(void **state)
 	good = rig_join(&rig, &good_client);
 	assert_true(lazy && good);
 	lazy->subscribed = good->subscribed = true;
-	(void)alarm(30);
+	(void)alarm(60);
 	while (lazy->fd >= 0 && sent++ < 100000) {
 		server_event(&rig.server, event->to, event->number,
 			     msg + sizeof(struct proto_header));
