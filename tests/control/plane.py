@@ -38,7 +38,7 @@ class Plane:
             self.calls.append(call)
             self.lock.notify_all()
 
-    def wait(self, what, seconds=30, after=0):
+    def wait(self, what, seconds=60, after=0):
         """The first call, from number @after on, for which what(call) holds."""
         deadline = time.monotonic() + seconds
         with self.lock:
@@ -51,7 +51,7 @@ class Plane:
                     raise AssertionError(f"no such call within {seconds} s; calls: {self.calls}")
                 self.lock.wait(left)
 
-    def wait_path(self, path, seconds=30, after=0):
+    def wait_path(self, path, seconds=60, after=0):
         return self.wait(lambda call: call["path"] == self.prefix + path, seconds, after)
 
     def known(self, call):

@@ -63,7 +63,7 @@ class Client:
     def send(self, op, body):
         self.sock.send(struct.pack("=IHHII", op, 0, 0, 0, len(body)) + body)
 
-    def receive(self, seconds=30):
+    def receive(self, seconds=60):
         if not select.select([self.sock], [], [], seconds)[0]:
             raise AssertionError(f"nothing came within {seconds} s; log: {self.words()}")
         data = self.sock.recv(65536)
@@ -71,14 +71,14 @@ class Client:
             raise AssertionError(f"it ended: {self.words()}")
         return struct.unpack("=I", data[:4])[0], data[16:]
 
-    def wait(self, op, seconds=30, what=lambda body: True):
+    def wait(self, op, seconds=60, what=lambda body: True):
         deadline = time.monotonic() + seconds
         while True:
             got, body = self.receive(max(0.01, deadline - time.monotonic()))
             if got == op and what(body):
                 return body
 
-    def wait_phase(self, phase, seconds=45):
+    def wait_phase(self, phase, seconds=90):
         body = self.wait(STATE, seconds, lambda b: struct.unpack("=I", b[:4])[0] == phase)
         return body[8:].split(b"\0")[0].decode()
 
@@ -88,7 +88,7 @@ class Client:
 
     def end(self):
         self.sock.close()
-        code = self.process.wait(timeout=15)
+        code = self.process.wait(timeout=60)
         assert code == 0, f"it ended with {code}: {self.words()}"
         words = self.words()
         assert API_KEY not in words and "sk-" not in words, f"a secret in the log: {words}"
@@ -172,13 +172,16 @@ def newest_sample_wins():
         rig.plane.host_exists = True
         client = rig.connect()
         client.wait_phase(UP)
-        rig.plane.script.append(lambda handler, call: time.sleep(1))
-        for i in range(20):
+        all_said = threading.Event()
+        rig.plane.script.append(lambda handler, call: all_said.wait(60) and False)
+        client.send(STATS, stats_bytes(0))
+        rig.plane.wait_path("/stats")
+        for i in range(1, 20):
             client.send(STATS, stats_bytes(i * 1000))
-            time.sleep(0.02)
-        rig.plane.wait(lambda c: c["path"].endswith("/stats") and c["body"]["gpu_util"] == 19, 5)
-        sent = [c for c in rig.plane.calls if c["path"].endswith("/stats")]
-        assert len(sent) <= 3, f"{len(sent)} samples were sent through one slow second"
+        all_said.set()
+        rig.plane.wait(lambda c: c["path"].endswith("/stats") and c["body"]["gpu_util"] == 19)
+        sent = [c["body"]["gpu_util"] for c in rig.plane.calls if c["path"].endswith("/stats")]
+        assert sent == [0, 19], f"{sent} were sent, though the first of them took its time"
 
 
 def uses_the_secret_it_has():
@@ -216,8 +219,11 @@ def backs_off_in_a_storm():
         rig.plane.script = [lambda h, c: h.reply(503, b"") or True for _ in range(100)]
         client = rig.connect()
         assert "503" in client.wait_phase(DOWN)
+        rig.plane.wait(lambda c: True, after=1)  # it tries again
         time.sleep(6)
-        assert 2 <= len(rig.plane.calls) <= 5, f"{len(rig.plane.calls)} calls in 6 s"
+        first = rig.plane.calls[0]["time"]
+        soon = [c for c in rig.plane.calls if c["time"] - first <= 6]
+        assert len(soon) <= 5, f"{len(soon)} calls in 6 s"
 
 
 def obeys_retry_after():
@@ -268,9 +274,9 @@ def refuses_a_truncated_answer():
 
 
 def refuses_a_slow_answer():
-    started = time.monotonic()
-    refuses_init(lambda h, c: time.sleep(14), "")
-    assert time.monotonic() - started < 60
+    answered = threading.Event()
+    refuses_init(lambda h, c: answered.wait(300) and False, "")  # by far longer than all that is waited for there
+    answered.set()
 
 
 def does_not_unpack():
@@ -388,7 +394,7 @@ def takes_no_other_scheme():
     for url in ("http://203.0.113.7/v0", "ftp://127.0.0.1/", "file:///etc/passwd", "nonsense",
                 "https://user:pass@127.0.0.1/"):
         client = Client(url)
-        assert client.process.wait(timeout=5) == 1, url
+        assert client.process.wait(timeout=60) == 1, url
         assert "control_plane" in client.words(), client.words()
 
 

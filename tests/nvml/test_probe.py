@@ -58,6 +58,16 @@ class Probe(unittest.TestCase):
             time.sleep(0.01)
         return pid
 
+    def await_loaded(self, reader, name):
+        """Until the library is there: the reader is confined by then."""
+        deadline = time.monotonic() + 60
+        try:
+            while f"/{name}.so" not in pathlib.Path(f"/proc/{reader}/maps").read_text():
+                self.assertLess(time.monotonic(), deadline)
+                time.sleep(0.01)
+        except PermissionError:  # only root may look
+            time.sleep(2)
+
     def test_two(self):
         report = self.ask("two")
         self.assertEqual((report["state"], report["driver"], report["cuda"], report["left_out"]),
@@ -120,7 +130,7 @@ class Probe(unittest.TestCase):
     def test_reader_ends_with_it(self):
         process, _ = self.begin(f"{self.folder}/hang.so")
         reader = self.await_reader(process)
-        time.sleep(0.2)  # for the reader to have asked for it
+        self.await_loaded(reader, "hang")
         process.kill()
         process.wait()
         deadline = time.monotonic() + 60
@@ -133,7 +143,7 @@ class Probe(unittest.TestCase):
         """A tracer holds the reader at its exit, as a driver does in which it hangs."""
         libc = ctypes.CDLL(None, use_errno=True)
         libc.ptrace.argtypes = [ctypes.c_long] * 4
-        process, connection = self.begin(f"{self.folder}/hang.so", "--timeout", "2")
+        process, connection = self.begin(f"{self.folder}/hang.so", "--timeout", "6")
         reader = self.await_reader(process)
         seize, option_exit, detach = 0x4206, 0x40, 17
         self.assertEqual(libc.ptrace(seize, reader, 0, option_exit), 0, os.strerror(ctypes.get_errno()))
@@ -159,7 +169,7 @@ class Probe(unittest.TestCase):
     def test_privileges(self):
         process, _ = self.begin(f"{self.folder}/hang.so")
         reader = self.await_reader(process)
-        time.sleep(0.2)
+        self.await_loaded(reader, "hang")
         for pid in (process.pid, reader):
             with open(f"/proc/{pid}/status") as f:
                 status = dict(line.split(":\t", 1) for line in f.read().splitlines() if ":\t" in line)
