@@ -99,13 +99,12 @@ def refused_port(w):
 def reloads(w):
     """A long transfer through one tunnel while another is added and removed a hundred times."""
     a, _, web, _ = plain(w)
-    slow = w.source(rate=1_500_000)
+    slow = w.source(slow=True)
     a.set("vm2", (slow.port, 14009, 22, TCP))
     a.await_proxy("vm2", slow.port)
     size, done = 24_000_000, []
     thread = threading.Thread(target=lambda: done.append(fetch(14009, size)))
     thread.start()
-    time.sleep(0.3)
     pid, busy = w.sup.frpc_pid(), 0
     for i in range(100):
         a.set("vm3", (web.port + 1, 14010, 22, TCP), (web.port + 2, 20010, 80, HTTP))
@@ -114,7 +113,8 @@ def reloads(w):
         a.call("FRP_REMOVE", owner="vm3")
         busy += thread.is_alive()
     assert busy == 100, f"the transfer ended after {busy} changes"
-    thread.join(60)
+    slow.release()
+    thread.join(120)
     assert done == [size], done
     assert w.sup.frpc_pid() == pid and a.status()["starts"] == 1
     assert ("vm3", web.port + 1) not in a.list()
@@ -146,10 +146,10 @@ def same_bytes(w):
 def survives(w):
     """The supervisor is killed, restarted, ended and started: frpc, its tunnels and their connections go on."""
     a, _, web, _ = plain(w)
-    slow = w.source(rate=1_000_000)
+    slow = w.source(slow=True)
     a.set("vm2", (slow.port, 14009, 22, TCP))
     a.await_proxy("vm2", slow.port)
-    size, done = 8_000_000, []
+    size, done = 24_000_000, []
     thread = threading.Thread(target=lambda: done.append(fetch(14009, size)))
     thread.start()
     pid = w.sup.frpc_pid()
@@ -164,7 +164,9 @@ def survives(w):
         assert a.set("vm2", (slow.port, 14009, 22, TCP))["changed"] == 0
         assert w.sup.frpc_pid() == pid and alive(pid)
         assert f"frpc taken over PID={pid}" in w.sup.log()
-    thread.join(40)
+    assert thread.is_alive(), "the transfer was not there for all of it"
+    slow.release()
+    thread.join(120)
     assert done == [size], done
     assert w.by_name("tok-20000.example.org")[0] == 200
     # What it was told to forget while nobody asked is gone after KEEP.
@@ -186,14 +188,14 @@ def ends_with_it(w):
         pid = w.sup.frpc_pid()
         a.close()
         w.sup.end(number)
-        until("frpc has ended", lambda p=pid: not alive(p), 5)
+        until("frpc has ended", lambda p=pid: not alive(p))
 
 
 def frpc_dies(w):
     a, _, web, _ = plain(w)
     pid = w.sup.frpc_pid()
     os.kill(pid, signal.SIGKILL)
-    until("it is seen", lambda: a.status()["starts"] == 2, 10)
+    until("it is seen", lambda: a.status()["starts"] == 2)
     a.await_proxy("vm1", web.port)
     assert w.sup.frpc_pid() != pid
     until("it is reachable", lambda: w.by_name("tok-20000.example.org")[0] == 200)
@@ -204,10 +206,12 @@ def off(w):
     a, _, web, _ = plain(w)
     pid = w.sup.frpc_pid()
     a.call("FRP_OFF")
-    until("frpc has ended", lambda: not alive(pid), 5)
+    until("frpc has ended", lambda: not alive(pid))
     assert a.status()["state"] == "off" and a.list() == {}
     until("its configuration is gone", lambda: not (w.sup.run_dir / "frpc.toml").exists())
-    assert TOKEN.encode() not in b"".join(f.read_bytes() for f in w.sup.run_dir.iterdir())
+    for path in w.sup.run_dir.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            assert TOKEN.encode() not in path.read_bytes(), path
     assert a.refused("FRP_SET", owner="vm1", proxies=[(web.port, 20000, 80, HTTP)]) == "INVALID"
     a.configure(w.port)
     a.set("vm1", (web.port, 20000, 8080, HTTP))
@@ -218,11 +222,11 @@ def server_restarts(w):
     a, _, web, _ = plain(w)
     pid = w.sup.frpc_pid()
     w.server(False)
-    until("the loss is told", lambda: a.status()["state"] == "connecting", 15)
-    assert a.list()[("vm1", web.port)][0] == "lost"
-    until("the reason is told", lambda: "refused" in a.status()["detail"], 15)
+    until("the loss is told", lambda: a.status()["state"] == "connecting")
+    a.await_proxy("vm1", web.port, "lost")
+    until("the reason is told", lambda: "refused" in a.status()["detail"])
     w.server(True)
-    a.await_proxy("vm1", web.port, timeout=45)
+    a.await_proxy("vm1", web.port, timeout=90)
     until("it is reachable", lambda: w.by_name("tok-20000.example.org")[0] == 200)
     assert w.sup.frpc_pid() == pid, "frpc finds back by itself"
 
@@ -247,7 +251,8 @@ def secrets(w):
     password = w.sup.toml()["webServer"]["password"]
     assert re.fullmatch(r"[0-9a-f]{32}", password)
     for path in [w.sup.root, *w.sup.root.rglob("*")]:
-        st = path.lstat()
+        with contextlib.suppress(FileNotFoundError):  # a new one on its way to its name
+            st = path.lstat()
         if path in (w.sup.root, w.sup.conf, w.sup.log_path, w.sup.socket_dir, w.sup.socket) or path.name == "fake.port":
             continue
         assert st.st_uid == w.sup.ids[0] and st.st_mode & 0o077 == 0, (path, oct(st.st_mode))
@@ -295,7 +300,10 @@ def confined(w):
             assert os.getsid(pid) == pid
     if os.geteuid() == 0:
         assert pathlib.Path(f"/proc/{frpc}/environ").read_bytes() == b"LANG=C\0"
-        fds = {int(f.name): os.readlink(f) for f in pathlib.Path(f"/proc/{frpc}/fd").iterdir()}
+        fds = {}
+        for f in pathlib.Path(f"/proc/{frpc}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                fds[int(f.name)] = os.readlink(f)
         assert fds[0] == "/dev/null" and fds[1] == fds[2] == str(w.sup.run_dir / "frpc.log"), fds
         assert all(re.match(r"socket:|anon_inode:", t) for n, t in fds.items() if n > 2), fds
     cmdline = pathlib.Path(f"/proc/{frpc}/cmdline").read_bytes().split(b"\0")
@@ -403,7 +411,7 @@ def full(w):
     for vm in range(16):
         a.set(f"vm{vm}", *[(web.port + 1 + vm * 16 + i, 30000 + vm * 16 + i, 80 + i, HTTP) for i in range(16)])
     a.set("api", (web.port, 15002, 0, API))
-    until("all run", lambda: a.status()["running"] == 257, 30)
+    until("all run", lambda: a.status()["running"] == 257, 90)
     assert w.by_name("tok-15002.example.org")[0] == 200
     assert len(a.list()) == 257
 
@@ -466,19 +474,20 @@ def strangers(w):
         return
     a, *_ = plain(w)
     r, wr = os.pipe()
-    if os.fork() == 0:
+    pid = os.fork()
+    if pid == 0:
         os.setgroups([])
         os.setresuid(65533, 65533, 65533)
         said = b"refused"
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:
             s.connect(str(w.sup.socket))
-            s.settimeout(5)
+            s.settimeout(60)
             said = b"answered" if s.recv(4096) else b"refused"
         os.write(wr, said)
         os._exit(0)
     os.close(wr)
     assert os.read(r, 100) == b"refused"
-    os.wait()
+    os.waitpid(pid, 0)
     assert a.status()["state"] == "connected"
 
 

@@ -175,7 +175,7 @@ class FakeFrp:
         return self._exactly(door, struct.unpack("!I", self._exactly(door, 4))[0]).decode()
 
     def order(self, kind, text=""):
-        for _ in range(500):  # between two processes there is none
+        for _ in range(6000):  # between two processes there is none
             door = self.door
             if door:
                 break

@@ -47,7 +47,7 @@ class Refused(Exception):
     pass
 
 
-def until(what, condition, timeout=20.0, every=0.02):
+def until(what, condition, timeout=60.0, every=0.02):
     deadline = time.monotonic() + timeout
     while True:
         value = condition()
@@ -87,7 +87,7 @@ class Agent:
 
     def __init__(self, path):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.sock.settimeout(20)
+        self.sock.settimeout(60)
         self.sock.connect(str(path))
         self.next_id = 1
         self.events = []
@@ -168,11 +168,11 @@ class Agent:
             at += 16 + size
         return found
 
-    def await_state(self, state, timeout=20):
+    def await_state(self, state, timeout=60):
         until(f"the tunnels are {state}", lambda: self.status()["state"] == state, timeout)
         return self.status()
 
-    def await_proxy(self, owner, local, state="running", timeout=20):
+    def await_proxy(self, owner, local, state="running", timeout=60):
         return until(f"{owner} {local} is {state}", lambda: self.list().get((owner, local), ("",))[0] == state, timeout)
 
 
@@ -241,7 +241,7 @@ class Supervisor:
     def end(self, number=signal.SIGTERM):
         if self.process and self.process.poll() is None:
             self.process.send_signal(number)
-            self.process.wait(15)
+            self.process.wait(60)
         return self.process.returncode if self.process else None
 
     def down(self):
@@ -328,7 +328,7 @@ class Process:
     def end(self, number=signal.SIGTERM):
         if self.process.poll() is None:
             self.process.send_signal(number)
-            self.process.wait(10)
+            self.process.wait(60)
 
 
 class Frps(Process):
@@ -390,24 +390,30 @@ class Service:
 
 
 class Source:
-    """Sends as many bytes of a known pattern as the client asks for in its first 8 bytes, at @rate bytes/s."""
+    """
+    Sends as many bytes of a known pattern as the client asks for in its first 8 bytes; with @slow only a trickle of
+    them until release().
+    """
 
     PATTERN = bytes(range(251)) * 1024
 
-    def __init__(self, port=None, rate=None):
+    def __init__(self, port=None, slow=False):
         self.port = port or free_port(24000, 29999, 10)
-        pattern = self.PATTERN
+        self.released = threading.Event()
+        if not slow:
+            self.released.set()
+        pattern, released = self.PATTERN, self.released
 
         class Handler(socketserver.BaseRequestHandler):
             def handle(self):
                 want = int.from_bytes(self.request.recv(8), "big")
-                begun, sent = time.monotonic(), 0
+                sent = 0
                 while sent < want:
-                    chunk = pattern[:min(len(pattern), want - sent)]
+                    at = sent % len(pattern)
+                    chunk = pattern[at:at + (want - sent if released.is_set() else min(4096, want - sent))]
                     self.request.sendall(chunk)
                     sent += len(chunk)
-                    if rate:
-                        time.sleep(max(0.0, begun + sent / rate - time.monotonic()))
+                    released.wait(0.02)
 
         class Server(socketserver.ThreadingTCPServer):
             allow_reuse_address = True
@@ -416,7 +422,11 @@ class Source:
         self.server = Server(("127.0.0.1", self.port), Handler)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
+    def release(self):
+        self.released.set()
+
     def close(self):
+        self.release()
         self.server.shutdown()
         self.server.server_close()
 
@@ -424,8 +434,8 @@ class Source:
 def fetch(port, want, host="127.0.0.1"):
     """Takes @want bytes of a Source behind @port; every byte is compared."""
     got, pattern = 0, Source.PATTERN
-    with socket.create_connection((host, port), 10) as s:
-        s.settimeout(30)
+    with socket.create_connection((host, port), 60) as s:
+        s.settimeout(60)
         s.sendall(want.to_bytes(8, "big"))
         while got < want:
             data = s.recv(1 << 16)
@@ -439,7 +449,7 @@ def fetch(port, want, host="127.0.0.1"):
     return got
 
 
-def get(port, path="/", host=None, headers=None, address="127.0.0.1", timeout=5):
+def get(port, path="/", host=None, headers=None, address="127.0.0.1", timeout=60):
     """(status, JSON or None) of an HTTP request; (0, None) when nothing answers."""
     conn = http.client.HTTPConnection(address, port, timeout=timeout)
     try:
