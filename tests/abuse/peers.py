@@ -11,8 +11,8 @@ import struct
 import threading
 import time
 
-from rig import SEED, alive, fds, until
-from wire import CONST, OPS, STATUS, Closed, Peer, as_user, connect_as, message
+from rig import HELD_UP_S, SEED, alive, fds, until
+from wire import CONST, OPS, STATUS, Closed, Peer, Refused, as_user, connect_as, message
 
 ROLE_OF = {"qudata": "AGENTD", "qudata-mon": "VMMON"}
 
@@ -23,7 +23,7 @@ def outcome(path, user, data, rights=(), hello=True):
     with contextlib.closing(p):
         try:
             p.raw(data, rights)
-            reply = p.receive(20)
+            reply = p.receive()
         except Closed:
             return "closed"
         return reply[2]
@@ -34,7 +34,8 @@ def turned_away(rig, user, path):
     """No connection at all, or one that ends without a byte."""
     try:
         s = connect_as(user, str(path))
-    except PermissionError:
+    except PermissionError as e:
+        assert "[Errno 13]" in str(e), e
         return "not connected"
     with contextlib.closing(s), contextlib.suppress(BrokenPipeError, ConnectionResetError):
         s.send(message(OPS["HELPER_HELLO"]))
@@ -103,9 +104,11 @@ def order_of_a_conversation(rig):
 def abstract_and_stolen_names(rig):
     """No daemon listens on an abstract address, and nobody else can take a daemon's path."""
     inodes = set()
-    for name in ("vfio-helper", "vmmon"):
-        if (rig.root / f"{name}.pid").exists():
-            inodes |= {os.readlink(p) for p in pathlib.Path(f"/proc/{rig.suite.pid(name)}/fd").iterdir()}
+    for pid in (rig.pid, rig.broker):
+        for entry in pathlib.Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                inodes.add(os.readlink(entry))
+    assert any(i.startswith("socket:") for i in inodes), inodes
     for line in pathlib.Path("/proc/net/unix").read_text().splitlines()[1:]:
         parts = line.split()
         if f"socket:[{parts[6]}]" in inodes and len(parts) > 7:
@@ -193,7 +196,7 @@ def mutations(rig, count=4000):
                 current[user] = Peer(user, rig.helper_socket)
             try:
                 current[user].raw(bytes(data), rights)
-                status = current[user].receive(20)[2]
+                status = current[user].receive()[2]
                 answered += 1
                 assert status in STATUS.values()
             except Closed:
@@ -212,25 +215,32 @@ def mutations(rig, count=4000):
 
 def refusals_do_not_fill_the_log(rig):
     """A peer that is refused a thousand times gets a bounded number of records, and the rest is counted."""
+    begun = time.monotonic()
     rig.restart()
     before = len(rig.audit.records())
     for _ in range(1000):
         assert outcome(rig.helper_socket, "qudata", b"x" * 20) == "closed"
     new = rig.audit.records()[before:]
-    assert 32 <= len(new) <= 100, len(new)
+    # One more each two seconds, each with one that counts the others.
+    most = 64 + (time.monotonic() - begun) + 2
+    assert 32 <= len(new) <= most < 500, (len(new), most)
     time.sleep(2.1)
     outcome(rig.helper_socket, "qudata", b"x" * 20)
-    told = [r for r in rig.audit.records()[before:] if r.event == "refusals-suppressed"]
-    assert told and sum(int(r.fields["COUNT"]) for r in told) >= 1000 - 100, [r.line for r in told]
+    new = rig.audit.records()[before:]
+    told = [r for r in new if r.event == "refusals-suppressed"]
+    refused = [r for r in new if r.event == "peer-refused"]
+    assert told and sum(int(r.fields["COUNT"]) for r in told) + len(refused) == 1001, [r.line for r in told]
     rig.restart()
 
 
 # ---- 7: floods ----------------------------------------------------------------------------------------------
-def answers_in_time(mon, limit_s=1.0):
-    begun = time.monotonic()
-    assert mon.refused("VM_SEED", [SEED], vm="no-such") == "NOT_FOUND"
-    took = time.monotonic() - begun
-    assert took < limit_s, f"vmmon waited {took:.2f} s"
+def answers_in_time(mon):
+    try:
+        mon.call("VM_SEED", [SEED], timeout=HELD_UP_S, vm="no-such")
+    except Refused as e:
+        assert e.status == "NOT_FOUND", e.status
+    else:
+        raise AssertionError("it was taken")
 
 
 def connection_flood(rig):
@@ -257,10 +267,11 @@ def connection_flood(rig):
 
 def assert_recorded(rig, why):
     """Since the helper's last start."""
-    records = rig.audit.records()
-    start = max(r.seq for r in records if r.event == "helper-start")
-    found = [r for r in records[start:] if r.event == "peer-refused" and r.fields["WHY"] == why]
-    assert found, f"no record of `{why}`"
+    def recorded():
+        records = rig.audit.records()
+        start = max(r.seq for r in records if r.event == "helper-start")
+        return [r for r in records[start:] if r.event == "peer-refused" and r.fields["WHY"] == why]
+    until(f"there is a record of `{why}`", recorded, 30)
 
 
 def descriptor_flood(rig):
@@ -305,11 +316,11 @@ def lingering(linger_s):
 
 def poison(pid, attacker, data):
     """
-    Sends @data with a descriptor whose last close waits for 5 s, hidden in the queue of a socket so that no look
+    Sends @data with a descriptor whose last close waits for 90 s, hidden in the queue of a socket so that no look
     at what arrives tells. The receiver is stopped for a moment: the sender, who can win this race by itself with
     some requests ahead, then always closes its own copy first.
     """
-    listener, tcp = lingering(5)
+    listener, tcp = lingering(3 * HELD_UP_S)
     hold, carrier = socket.socketpair()
     socket.send_fds(hold, [b"x"], [tcp.fileno()])
     tcp.close()
@@ -347,7 +358,7 @@ def readers_that_never_read(rig):
     with rig.unchanged():
         for _ in range(4):
             p = Peer("qudata", rig.helper_socket)
-            p.sock.settimeout(0.5)
+            p.sock.settimeout(60)
             with contextlib.suppress(Closed, TimeoutError, OSError):
                 for _ in range(5000):
                     p.send("VM_LIST")

@@ -6,6 +6,7 @@ import os
 import pathlib
 import pwd
 import re
+import select
 import shutil
 import socket
 import struct
@@ -15,7 +16,7 @@ import time
 
 from argv import check_argv
 from rig import SEED, SLOTS, alive, fds, run, sealed, until
-from wire import CONST, Refused, as_user
+from wire import CONST, Refused, as_user, connections
 
 SETTINGS = ("helper.conf:max_cpus=8", "helper.conf:max_memory_mib=512", "helper.conf:max_total_memory_mib=1024",
             "helper.conf:max_disk_mib=64", "helper.conf:port_low=20000", "helper.conf:port_high=20099")
@@ -109,12 +110,13 @@ def hostile_image_conf(rig):
 
 
 def canary_is_closed(rig, vm):
-    pid = int(rig.running(vm)["qemu_pid"])
-    with contextlib.suppress(OSError):
-        rig.greeting(vm)
-    held = list(fds(pid).values()) if alive(pid) else []
+    held = []
+    with contextlib.suppress(OSError):  # a QEMU that has ended already holds nothing
+        pid = int(rig.running(vm)["qemu_pid"])
+        with contextlib.suppress(OSError):
+            rig.greeting(vm)
+        held = list(fds(pid).values())
     assert not [t for t in held if "canary" in t], f"QEMU has opened {[t for t in held if 'canary' in t]}"
-    return alive(pid)
 
 
 def plant_data_file(path, target):
@@ -358,6 +360,8 @@ def prepare_and_vanish(rig):
             rig.restart(kill=True)
         else:
             rig.drop_peers()
+            # Until its end has been seen there may be requests on it that have not.
+            until("they are noticed to be gone", lambda: connections(rig.helper_socket) == 0)
         p = rig.peer()
         until("no qemu-img", lambda: not rig.slot_processes())
         until("no directory is half made", lambda: all((e / "record").exists()
@@ -422,6 +426,15 @@ class Watcher(threading.Thread):
         self.stop.set()
         self.join()
 
+    def has(self, program, word=b""):
+        return any(program in line.split(b"\0")[0].rpartition(b"/")[2] and word in line for line in list(self.seen))
+
+    def await_vm(self, vm):
+        """Until both programs of a VM have been seen, or are gone."""
+        name = f"guest={vm}".encode()
+        until("its command lines are seen", lambda: self.has(b"qemu-system", name) and self.has(b"passt")
+              or not self.rig.slot_processes())
+
 
 def command_lines_keep_their_grammar(rig):
     """Every program that starts has only options of a fixed list, with values of fixed patterns."""
@@ -436,8 +449,14 @@ def command_lines_keep_their_grammar(rig):
                                                 ("tiny", "driver-file", 3, 300, ports[:1])):
             with contextlib.suppress(Refused):
                 rig.start(p, vm, image, cpus, memory, chosen)
-            time.sleep(0.1)
+            watcher.await_vm(vm)
             rig.forget(p, vm)
+
+        def short_lived():
+            rig.prepare(p, "again")
+            rig.forget(p, "again")
+            return watcher.has(b"qemu-img")
+        until("qemu-img is seen, too", short_lived)
     programs = [check_argv(line.split(b"\0")[:-1]) for line in watcher.seen]
     assert {"qemu", "passt", "qemu-img"} <= set(programs), programs
     shutil.rmtree(full)
@@ -465,14 +484,17 @@ def no_firewall_no_vm(rig):
 
 
 # ---- 4: races ---------------------------------------------------------------------------------------------------
-def racer(rig, seconds):
-    """What any unprivileged user may try in the helper's directories; says what it managed to do."""
+def racer(rig, enough):
+    """
+    What any unprivileged user may try in the helper's directories, until something is to be read from @enough; says
+    what it managed to do.
+    """
     tops = [str(rig.state), str(rig.run_dir), str(rig.state / "vms"), str(rig.images), str(rig.images / "tiny"),
             str(rig.root / "run"), str(rig.run_dir / "race"), str(rig.state / "vms/race")]
     names = ("race", "disk.qcow2", "seed.img", "record", "running", "qmp.sock", "audit.log", ".running.new",
              "disk.img")
-    done, tries, deadline = [], 0, time.monotonic() + seconds
-    while time.monotonic() < deadline and not done:
+    done, tries = [], 0
+    while not select.select([enough], [], [], 0)[0] and not done:
         for top in tops:
             for name in names:
                 path = f"{top}/{name}"
@@ -488,21 +510,27 @@ def racer(rig, seconds):
 
 
 def renaming_racers_win_nothing(rig):
-    said = {}
+    said, (enough, told) = {}, os.pipe()
     # Not the slot that is being used: its user's processes are ended before each start.
     users = ("qudata", "qudata-mon", "qudata-frp", "qudata-vm1", "nobody")
-    threads = [threading.Thread(target=lambda u=u: said.__setitem__(u, as_user(u, lambda: racer(rig, 4), 20)))
+    threads = [threading.Thread(target=lambda u=u: said.__setitem__(u, as_user(u, lambda: racer(rig, enough), 300)))
                for u in users]
-    for t in threads:
-        t.start()
     p = rig.peer()
     before = rig.audit.records()[-1].seq
-    rounds = 0
-    while any(t.is_alive() for t in threads):
-        rig.start(p, "race")
-        rig.forget(p, "race")
-        rounds += 1
-    assert rounds >= 2, rounds
+    for t in threads:
+        t.start()
+    rounds, begun = 0, time.monotonic()
+    try:
+        while rounds < 4 or time.monotonic() - begun < 4:
+            rig.start(p, "race")
+            rig.forget(p, "race")
+            rounds += 1
+    finally:
+        os.write(told, b"x")
+        for t in threads:
+            t.join()
+        os.close(enough)
+        os.close(told)
     total = 0
     for user in users:
         match = re.fullmatch(r"=(\d+) (\[.*\])", said[user])

@@ -4,13 +4,13 @@ agentd that starts and kills behind the others' backs: threats 5, 8 and 11."""
 import os
 import pwd
 import random
-import time
 
 from argv import check_argv
 from peers import outcome, poison, vmmon_serves_agentd_only
-from rig import SEED, alive, fds, sealed, until
+from lib import BOOT_S
+from rig import HELD_UP_S, SEED, alive, fds, sealed, until
 from vms import Watcher
-from wire import OPS, STATUS, Closed, Peer, message
+from wire import OPS, STATUS, Closed, Peer, connections, message, open_to
 
 DAEMONS = ("agentd", "vfio-helper", "vmmon", "frp-supervisor")
 STRINGS = ("8G,romfile=/etc/shadow", "x\n-device vfio-pci", "$(id)", "`id`", "../../etc", "/etc/shadow", "a\0b", "%s%n",
@@ -40,14 +40,13 @@ def strings_of_the_api(rig):
                 assert 400 <= answer.status < 500, (ports, answer.status, answer.raw[:200])
         instance = s.create(memory="128M", ports={"80": "auto", "443": "auto"}, env_variables={"A": "x,y\n-device z"},
                             command="-device evil,x")
-        until("QEMU runs", lambda: s.vm_pids(), 20)
-        time.sleep(0.2)
+        until("its programs are seen", lambda: watcher.has(b"qemu-system") and watcher.has(b"passt"))
         s.delete(f"/v1/instances/{instance}")
-        s.wait(instance, "destroyed", 60)
+        s.wait(instance, "destroyed")
     kinds = {check_argv(line.split(b"\0")[:-1]) for line in watcher.seen}
     assert "qemu" in kinds and "passt" in kinds, kinds
     for i in s.instances():
-        s.wait(i["instance_id"], "destroyed", 60)
+        s.wait(i["instance_id"], "destroyed")
     assert not list((rig.state / "vms").iterdir()) and not list(rig.run_dir.iterdir())
     strange = [n for n in set(p.name for p in rig.root.rglob("*")) - before if any(v in n for v in STRINGS)]
     assert not strange, strange
@@ -57,11 +56,11 @@ def firmware_of_its_own(rig):
     """An image without a kernel boots by OVMF, with variables that are the VM's own and stay over a restart."""
     s = rig.suite
     instance = s.create(memory="256M")
-    vars_file = until("its variables", lambda: next((rig.state / "vms").glob("*/vars"), None), 20)
-    until("OVMF looks for a disk to boot", lambda: "BdsDxe" in s.console(instance), 120)
+    vars_file = until("its variables", lambda: next((rig.state / "vms").glob("*/vars"), None))
+    until("OVMF looks for a disk to boot", lambda: "BdsDxe" in s.console(instance), BOOT_S)
     assert vars_file.stat().st_size > 1 << 16 and vars_file.stat().st_uid == pwd.getpwnam("qudata-helper").pw_uid
     s.delete(f"/v1/instances/{instance}")
-    s.wait(instance, "destroyed", 60)
+    s.wait(instance, "destroyed")
     assert not vars_file.exists()
 
 
@@ -71,6 +70,10 @@ def vmmon_mutations(rig, count=1500):
     rnd = random.Random(7)
     ops = [o for o in OPS.values() if o.receiver == "VMMON" and not o.is_event and o.name != "GUEST_ENROL"]
     pid = rig.suite.pid("vmmon")
+
+    def closed_here():
+        return connections(path) <= open_to(path) + 1  # agentd has one
+    until("connections of before are noticed to be gone", closed_here)
     held = sorted(fds(pid).values())
     peer, closed = None, 0
     for n in range(count):
@@ -84,7 +87,7 @@ def vmmon_mutations(rig, count=1500):
             peer = Peer("qudata", path)
         try:
             peer.raw(bytes(data), [SEED] * rnd.choice((op.req_fds, op.req_fds, 0, 2)))
-            status = peer.receive(20)[2]
+            status = peer.receive()[2]
             assert status in STATUS.values()
         except Closed:
             closed += 1
@@ -93,7 +96,7 @@ def vmmon_mutations(rig, count=1500):
     if peer:
         peer.close()
     assert closed > count // 3 and alive(pid), closed
-    until("no descriptor is left", lambda: sorted(fds(pid).values()) == held, 5)
+    until("no descriptor is left", lambda: sorted(fds(pid).values()) == held)
 
 
 def hostile_lists_of_keys(rig):
@@ -115,12 +118,11 @@ def vmmon_is_not_held_up(rig):
     path = rig.root / "run/vmmon/vmmon.sock"
     other, attacker = Peer("qudata", path), Peer("qudata", path)
     listener = poison(rig.suite.pid("vmmon"), attacker, message(OPS["GUEST_UNWATCH"]))
-    begun = time.monotonic()
-    other.call("GUEST_UNWATCH", vm="no-such")
-    took = time.monotonic() - begun
-    for s in (other, attacker, listener):
-        s.close()
-    assert took < 1, f"another connection waited {took:.2f} s"
+    try:
+        other.call("GUEST_UNWATCH", timeout=HELD_UP_S, vm="no-such")
+    finally:
+        for s in (other, attacker, listener):
+            s.close()
 
 
 def behind_the_back(rig):
@@ -128,7 +130,7 @@ def behind_the_back(rig):
     s = rig.suite
     agentd, seen = s.pid("agentd"), []
     instance = s.create(memory="128M")
-    first = until("QEMU runs", lambda: s.vm_pids(), 20)
+    first = until("QEMU runs", s.vm_pids)
     thief = rig.peer()
     vm = thief.call("VM_LIST")["vms"][0]
     generation = until("it is up", lambda: thief.call("VM_DESCRIBE", vm=vm)["generation"])
@@ -139,9 +141,9 @@ def behind_the_back(rig):
     def settled():
         seen.append(s.status(instance)["status"])
         return seen[-1] in ("paused", "error", "stopped") or s.vm_pids()
-    until("agentd restarts it or says that it ended", settled, 20)
+    until("agentd restarts it or says that it ended", settled)
     s.delete(f"/v1/instances/{instance}")
-    s.wait(instance, "destroyed", 60)
+    s.wait(instance, "destroyed")
     assert s.pid("agentd") == agentd and alive(agentd) and not s.vm_pids(), seen
     rig.drop_peers()
 
