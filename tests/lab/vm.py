@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import pathlib
+import random
 import shutil
 import signal
 import socket
@@ -109,7 +110,7 @@ class Lab:
         self.limit_s = limit_s
         self.append = " ".join((RELEASE_APPEND.get(root.name.split("-")[0], ""), append))
         self.qemu = None
-        self.port = free_port()
+        self.port = None
         self.boot_id = None
 
     def __enter__(self):
@@ -159,6 +160,7 @@ class Lab:
                 self._kill()
 
     def _start(self):
+        self.port = free_port()
         append = ("root=/dev/vda rw console=ttyS0 quiet intel_iommu=on iommu=pt mitigations=off net.ifnames=1 "
                   "apparmor=0 audit=0 edd=off systemd.show_status=1 tsc=unstable no_timer_check " + self.append)
         args = ["nice", "-n", "5", "timeout", "-k", "5", str(self.limit_s), "qemu-system-x86_64", "-name", "qudata-lab",
@@ -186,7 +188,7 @@ class Lab:
             if self.qemu.poll() is not None:
                 raise RuntimeError(f"the lab's QEMU ended with {self.qemu.returncode}: {self.tail('qemu.log')}")
             with contextlib.suppress(subprocess.TimeoutExpired):
-                seen = self.ssh("cat /proc/sys/kernel/random/boot_id", check=False, timeout=20)
+                seen = self.ssh("cat /proc/sys/kernel/random/boot_id", check=False, timeout=60)
                 if seen.returncode == 0 and seen.stdout.strip() != self.boot_id:
                     self.boot_id = seen.stdout.strip()
                     return
@@ -232,7 +234,10 @@ class Lab:
         self.ssh("set -e; mkdir -p /payload /var/lib/qudata-images; "
                  "printf 'LABEL=payload /payload ext4 ro 0 0\\nLABEL=images /var/lib/qudata-images ext4 ro 0 0\\n' "
                  ">>/etc/fstab; systemctl daemon-reload; mount /payload; mount /var/lib/qudata-images; "
-                 "cp -a /payload/install/. /; systemctl is-active -q lab-kvm-hold")
+                 "cp -a /payload/install/. /; "
+                 # sshd may be up before it.
+                 "for i in $(seq 120); do systemctl is-active -q lab-kvm-hold && break; sleep 1; done; "
+                 "systemctl is-active -q lab-kvm-hold", timeout=400)
 
     def reboot(self):
         """An orderly one; the VM is the same, its disk too."""
@@ -246,6 +251,8 @@ class Lab:
             self.await_ssh()
 
     def forget_connection(self):
+        if self.port is None:
+            return
         subprocess.run([*self.ssh_command("-O", "exit")], check=False, capture_output=True)
         (self.dir / "ssh").unlink(missing_ok=True)
 
@@ -284,6 +291,7 @@ class Lab:
 
 
 def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """Below those that the kernel gives to connections, which would take it again before QEMU does."""
+    while True:
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", random.randrange(25000, 32000))) as s:
+            return s.getsockname()[1]

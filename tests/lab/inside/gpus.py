@@ -49,7 +49,7 @@ def listed():
 
 
 def helper_answers():
-    await_that("the helper has been reached", lambda: ctl("gpus", "--json", check=False).returncode == 0, 60)
+    await_that("the helper has been reached", lambda: ctl("gpus", "--json", check=False).returncode == 0, 120)
 
 
 def the_suite_is_up():
@@ -142,8 +142,8 @@ def the_vm_is_killed():
     with Unchanged():
         instance = create("--gpus", mine[0], memory="128M")
         run("kill", "-KILL", qemu_pids()[0])
-        await_that("the node is root's", lambda: owner_of_nodes(mine) == {0}, 30)
-        await_that("agentd knows", lambda: status(instance)["status"] != "running", 30)
+        await_that("the node is root's", lambda: owner_of_nodes(mine) == {0})
+        await_that("agentd knows", lambda: status(instance)["status"] != "running")
         delete(instance)
 
 
@@ -162,10 +162,11 @@ def daemons_killed_while_it_runs():
         instance = create("--gpus", mine[0], memory="128M")
         guests = qemu_pids()
         for name in ("agentd", "vfio-helper", "vfio-broker", "vmmon", "frp-supervisor"):
-            old = pids_of(name)
-            assert old and kill_program(name), name
-            await_that(f"{name} is back", lambda name=name, old=old: pids_of(name) - old, 30)
-            ctl("wait", instance, "--for", "running", "--timeout", "60", timeout=90)
+            # vfio-broker was ended with vfio-helper.
+            old = await_that(f"{name} is there", lambda name=name: pids_of(name), 120)
+            assert kill_program(name), name
+            await_that(f"{name} is back", lambda name=name, old=old: pids_of(name) - old, 120)
+            ctl("wait", instance, "--for", "running", "--timeout", "180", timeout=240)
             assert qemu_pids() == guests, name
             is_given(mine)
         delete(instance)
@@ -176,7 +177,7 @@ def gone(instance):
     def try_it():
         ctl("delete", instance, "--yes", check=False)
         return not [i for i in instances_or_none() if i["instance_id"] == instance]
-    await_that("the instance is gone", try_it, 90)
+    await_that("the instance is gone", try_it, 240)
 
 
 def instances_or_none():
@@ -216,10 +217,10 @@ def bind_that_stops():
 
 def kill_one(name, stopped):
     """kill -9 of the stopped vfio-bind, or of a daemon while it is stopped; a daemon is back before it goes on."""
-    old = pids_of(name)
     if name != "vfio-bind":
-        assert old and kill_program(name), name
-        await_that(f"{name} is back", lambda: pids_of(name) - old, 60)
+        old = await_that(f"{name} is there", lambda: pids_of(name), 120)
+        assert kill_program(name), name
+        await_that(f"{name} is back", lambda: pids_of(name) - old, 120)
         os.kill(stopped, signal.SIGCONT)
     else:
         os.kill(stopped, signal.SIGKILL)
@@ -228,7 +229,7 @@ def kill_one(name, stopped):
 def given(words):
     """The instance that `qudatactl` @words makes, as soon as its QEMU has the GPU: nothing here needs its guest."""
     instance = ctl(*words).stdout.strip()
-    await_that("QEMU runs", qemu_pids, 60)
+    await_that("QEMU runs", qemu_pids, 120)
     return instance
 
 
@@ -253,7 +254,7 @@ def killed_at_step(act, n, name, card):
                 kill_one(name, stopped)
         await_that(f"{name} at step {n} of {act}: no instance is left", nobody_is_left, 120)
         await_that(f"{name} at step {n} of {act}: the host has its device", lambda: driver(card[0]) == "bochs-drm", 90)
-        await_that(f"{name} at step {n} of {act}: no record is left", lambda: not records(), 30)
+        await_that(f"{name} at step {n} of {act}: no record is left", lambda: not records())
         return bool(stopped)
 
 
@@ -292,7 +293,7 @@ def after_reboot():
     again, and its end gives the host what it had."""
     old = json.loads(STATE.read_text(encoding="ascii"))
     mine = functions("second")
-    seen = await_that("agentd tells", lambda: next((i for i in instances() if i["status"] not in ("running", "pending")), None), 60)
+    seen = await_that("agentd tells", lambda: next((i for i in instances() if i["status"] not in ("running", "pending")), None), 120)
     assert seen["instance_id"] == old["instance"] and "rebooted" in json.dumps(seen), seen
     ctl("start", old["instance"])
     ctl("wait", old["instance"], "--for", "running", "--timeout", "240", timeout=300)
@@ -327,14 +328,14 @@ def a_service_is_stopped_and_started():
             before = main_pid(unit.stem)
             assert listed()[mine[0]]["verdict"] == "rentable", listed()[mine[0]]
             ctl("create", "--cpus", "1", "--memory", "128M", "--gpus", mine[0])
-            await_that("the GPU is taken", lambda: {driver(a) for a in mine} == {"vfio-pci"}, 60)
+            await_that("the GPU is taken", lambda: {driver(a) for a in mine} == {"vfio-pci"}, 120)
             assert main_pid(unit.stem) == 0, run("systemctl", "status", unit.name, check=False).stdout
             for instance in instances():
                 gone(instance["instance_id"])
-            await_that("the host has its device", lambda: [driver(a) for a in mine] == drivers, 60)
+            await_that("the host has its device", lambda: [driver(a) for a in mine] == drivers, 120)
             await_that("the unit holds the device again", is_held)
             assert main_pid(unit.stem) != before
-            await_that("no record is left", lambda: not records(), 20)
+            await_that("no record is left", lambda: not records())
     finally:
         run("systemctl", "stop", unit.name)
         unit.unlink()
@@ -384,7 +385,7 @@ def policy(change):
     def apply(new):
         conf.write_text(new, encoding="ascii")
         run("systemctl", "restart", "qudata-helper.service")
-        await_that("the helper answers", lambda: "not connected" not in ctl("gpus", check=False).stderr, 60)
+        await_that("the helper answers", lambda: "not connected" not in ctl("gpus", check=False).stderr, 120)
 
     apply(change(text))
     try:
@@ -399,12 +400,11 @@ def policy_changes_meanwhile():
     with Unchanged():
         instance = create("--gpus", mine[0], memory="128M")
         with policy(lambda text: text.replace("\ngpu_vendors = 1234,1002\n", "\ngpu_vendors =\n")):
-            refused = ctl("gpus", check=False)
-            assert refused.returncode != 0 and "no GPU of this host" in refused.stderr, refused
+            await_that("none is for rent", lambda: "no GPU of this host" in (r := ctl("gpus", check=False)).stderr and r.returncode != 0)
             is_given(mine)  # the VM runs on
             delete(instance)
             assert driver(mine[0]) == "bochs-drm", driver(mine[0])
-            await_that("no record is left", lambda: not records(), 20)
+            await_that("no record is left", lambda: not records())
         refused = ctl("gpus", "recover", "0000:7f:1f.7", check=False)
         assert refused.returncode != 0 and "no GPU at this address" in refused.stderr, refused
 
@@ -456,6 +456,16 @@ def what_may_pile_up():
             "fds": {name: count_fds(name) for name in DAEMONS}}
 
 
+def at_rest():
+    """The same twice: nothing is on its way any more."""
+    seen = []
+
+    def again():
+        seen.append(what_may_pile_up())
+        return len(seen) > 1 and seen[-1] == seen[-2] and seen[-1]
+    return await_that("nothing comes or goes", again)
+
+
 def resident_kib(name):
     (pid,) = pids_of(name)
     return int(read(f"/proc/{pid}/status").split("VmRSS:")[1].split()[0])
@@ -463,7 +473,7 @@ def resident_kib(name):
 
 def nothing_has_piled_up(before):
     """What ends late is waited for."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 90
     while (now := what_may_pile_up()) != before and time.monotonic() < deadline:
         time.sleep(0.5)
     changed = {key: (before[key], now[key]) for key in now if now[key] != before[key]}
@@ -487,7 +497,7 @@ def lives(times):
     try:
         for card in cards:
             live(card)
-        before, kib = what_may_pile_up(), {name: resident_kib(name) for name in DAEMONS}
+        before, kib = at_rest(), {name: resident_kib(name) for name in DAEMONS}
         begun = time.monotonic()
         with Unchanged():
             for n in range(times):

@@ -41,8 +41,8 @@ def limits_are_written():
     assert read(where / "cpu.max") == "200000 100000", read(where / "cpu.max")
     assert 64 << 20 < int(read(where / "memory.current")) <= (1024 << 20)
     # KVM puts a kernel thread of each VM beside them.
-    names = {read(f"/proc/{p}/comm")[:5] for p in (where / "cgroup.procs").read_text().split()}
-    assert names - {"kvm-n"} == {"passt", "qemu-"}, names
+    names = {(read(f"/proc/{p}/comm") or "")[:5] for p in (where / "cgroup.procs").read_text().split()}
+    assert names - {"kvm-n", ""} == {"passt", "qemu-"}, names
 
 
 def cgroup_of(pid):
@@ -67,7 +67,8 @@ def limits_hold():
               "    print(n, e.errno)\n"
               "os.close(w)\n")
     made, errno = (int(word) for word in run("python3", "-IS", "-c", script, timeout=300).stdout.split())
-    assert errno == 11 and abs(made - (left - 1)) <= 4, (made, errno, left)
+    # Meanwhile QEMU's own threads for its disks, 64 at most, come and go.
+    assert errno == 11 and abs(made - (left - 1)) <= 64 + 4, (made, errno, left)
     assert int(read(where / "pids.events").split()[1]) > 0
     assert qemu_pids() == [pid], "the VM lives on"
 
@@ -82,12 +83,12 @@ def memory_ends_only_the_vm():
               f"open({str(where / 'cgroup.procs')!r},'w').write(str(os.getpid()))\n"
               "b = bytearray(1000 << 20)\n")
     run("python3", "-IS", "-c", script, check=False, timeout=200)
-    await_that("the kernel killed in this cgroup only", lambda: not qemu_pids(), 60)
+    await_that("the kernel killed in this cgroup only", lambda: not qemu_pids(), 120)
     with contextlib.suppress(FileNotFoundError):
         where.rmdir()  # if our own process was still there when the VM's were gone
     assert {unit: main_pid(unit) for unit in UNITS} == daemons, journal()
     (seen,) = instances()
-    seen = await_that("agentd knows", lambda: next((i for i in instances() if i["status"] not in ("running",)), None), 60)
+    seen = await_that("agentd knows", lambda: next((i for i in instances() if i["status"] not in ("running",)), None), 120)
     assert seen["status"] == "error", seen
 
 
@@ -96,7 +97,7 @@ def delete_leaves_nothing():
         delete(seen["instance_id"])
     assert not instances() and not qemu_pids()
     vms = pathlib.Path("/sys/fs/cgroup/qudata-vms")
-    await_that("the VM's cgroup is gone", lambda: not [p for p in vms.iterdir() if p.is_dir()], 20)
+    await_that("the VM's cgroup is gone", lambda: not [p for p in vms.iterdir() if p.is_dir()])
 
 
 GROUPS = {
