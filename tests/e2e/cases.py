@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The end-to-end cases. Each takes a running Suite; a group shares one suite and runs in order."""
 import contextlib
+import http.client
 import os
 import pathlib
 import re
@@ -10,20 +11,10 @@ import subprocess
 import threading
 import time
 
-from lib import DAEMONS, Suite, proc_status
+from lib import BOOT_S, DAEMONS, SSH_S, Suite, proc_status, wait_for
 
 # CHOWN, DAC_READ_SEARCH, SETGID, SETUID, SETPCAP, SYS_PTRACE
 HELPER_CAPS = sum(1 << n for n in (0, 2, 6, 7, 8, 19))
-
-
-def wait_for(what, condition, timeout=20.0):
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        value = condition()
-        if value:
-            return value
-        time.sleep(0.05)
-    raise AssertionError(f"not in {timeout} s: {what}")
 
 
 # ---- life: one instance through the bare paths, as a client of the replaced agents sees it ---------------
@@ -72,11 +63,11 @@ class Life:
         """A client that knows no key yet is shown the pinned one, and the guest has no other."""
         learned = self.s.scratch / "learned"
         base = self.s.ssh_base(self.id, known=learned, checking="accept-new")
-        subprocess.run(base + ["true"], check=True, timeout=60, stdin=subprocess.DEVNULL)
+        subprocess.run(base + ["true"], check=True, timeout=SSH_S, stdin=subprocess.DEVNULL)
         seen = learned.read_text().split()[1:3]
         assert seen == self.s.status(self.id)["ssh"]["host_key"].split()[:2], seen
         other = subprocess.run(base[:1] + ["-o", "LogLevel=INFO", "-o", "HostKeyAlgorithms=rsa-sha2-512,ecdsa-sha2-nistp256"] + base[1:] + ["true"],
-                               capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL)
+                               capture_output=True, text=True, timeout=SSH_S, check=False, stdin=subprocess.DEVNULL)
         assert other.returncode != 0 and "no matching host key" in other.stderr, other.stderr
 
     def removed_key_no_longer_works(self):
@@ -91,13 +82,12 @@ class Life:
 
     def logs_show_the_console(self):
         assert "logs" in self.bare("GET", query="?logs=true").data
-        assert "Linux" in self.s.console(self.id) or "debian" in self.s.console(self.id).lower(), \
-            self.s.console(self.id)[-400:]
+        wait_for("the console's words", lambda: any(word in self.s.console(self.id).lower() for word in ("linux", "debian")))
 
     def console_answers(self):
         """A line typed into the console comes back: the serial line works both ways."""
         sock = socket.socket(socket.AF_UNIX)
-        sock.settimeout(30)
+        sock.settimeout(120)
         sock.connect(self.s.ctl_socket)
         with contextlib.closing(sock):
             sock.sendall(f"GET /v1/instances/{self.id}/console HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\n"
@@ -107,7 +97,7 @@ class Life:
                 data += sock.recv(1000)
             assert data.startswith(b"HTTP/1.1 101"), data[:100]
             self.s.ssh(self.id, "(sleep 1; echo e2e-marker-$((40 + 2)) >/dev/ttyS0) >/dev/null 2>&1 &")
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 120
             while b"e2e-marker-42" not in data and time.monotonic() < deadline:
                 data += sock.recv(1000)
             assert b"e2e-marker-42" in data, data[-300:]
@@ -115,7 +105,7 @@ class Life:
     def figures(self, query=""):
         return self.s.get(f"/v1/instances/{self.id}/metrics{query}").data
 
-    def more_figures(self, since, count, timeout=90.0):
+    def more_figures(self, since, count, timeout=180.0):
         """The samples behind @since, once there are so many."""
         return wait_for(f"{count} samples", lambda: (lambda f: len(f["samples"]) >= count and f)(
             self.figures(f"?since={since}")), timeout)
@@ -126,9 +116,12 @@ class Life:
         now = self.more_figures(begun["newest"], 20)
         samples = now["samples"]
         assert [s["seq"] for s in samples] == list(range(begun["newest"] + 1, now["newest"] + 1)), now
-        took = (samples[-1]["time_ms"] - samples[0]["time_ms"]) / 1000
-        assert 0.4 <= took / (len(samples) - 1) <= 2, f"{len(samples)} samples in {took} s"
         last = samples[-1]
+
+        def at_their_pace():  # of the newest ones: a host that is busy may hold up some, and bring them all at once then
+            times = [s["time_ms"] for s in self.figures("?limit=20")["samples"]]
+            return 400 <= (times[-1] - times[0]) / (len(times) - 1) <= 2000
+        wait_for("about two a second", at_their_pace, 180)
         assert 900 * 2**20 < last["memory_total"] < 1024 * 2**20 and 0 < last["memory_available"] < last["memory_total"], last
         assert 3.5 * 2**30 < last["root_total"] <= 4 * 2**30 and 0 < last["root_used"] < last["root_total"], last
         assert last["network_in"] > 0 and last["network_out"] > 0 and last["disk_read"] > 2**20, last
@@ -147,16 +140,16 @@ class Life:
 
     def figures_show_load(self):
         before = self.figures("?limit=1")["newest"]
-        self.s.ssh(self.id, "timeout 20 sh -c 'while :; do :; done' >/dev/null 2>&1 </dev/null & "
-                            "timeout 20 sh -c 'while :; do :; done' >/dev/null 2>&1 </dev/null &")
+        self.s.ssh(self.id, "timeout 300 sh -c 'while :; do :; done' >/dev/null 2>&1 </dev/null & "
+                            "timeout 300 sh -c 'while :; do :; done' >/dev/null 2>&1 </dev/null &")
 
         def loaded():
             samples = self.figures(f"?since={before}")["samples"]
             busy = [s for s in samples if (s["cpu_percent"] or 0) > 80]
             return len(busy) >= 3 and busy
-        busy = wait_for("load to show", loaded, 60)
+        busy = wait_for("load to show", loaded, 180)
         assert busy[-1]["qemu"]["cpu_ms"] > busy[0]["qemu"]["cpu_ms"], busy
-        self.s.ssh(self.id, "pkill timeout")
+        self.s.ssh(self.id, "pkill -x timeout")
 
     def figures_come_back(self):
         """Whoever kills the command in the guest is told nothing more than that it comes back: and looks for GPUs anew."""
@@ -168,9 +161,9 @@ class Life:
         assert self.more_figures(after, 5)["health"] == "healthy"
         wait_for("a GPU's figures", lambda: self.figures("?limit=1")["samples"][0]["gpus"] == [
             {"index": 0, "percent": 97, "celsius": 61, "memory_used": 10 * 2**30, "memory_total": 80 * 2**30,
-             "watts": 350.2}], 60)
+             "watts": 350.2}], 180)
         self.s.ssh(self.id, "rm /usr/local/bin/nvidia*; pkill -f '[n]vidia-smi'")
-        wait_for("no figures of a GPU that has gone", lambda: self.figures("?limit=1")["samples"][0]["gpus"] == [], 60)
+        wait_for("no figures of a GPU that has gone", lambda: self.figures("?limit=1")["samples"][0]["gpus"] == [], 180)
 
     def boot_failure_has_the_last_lines(self):
         """A guest that hangs at its boot and is killed there: what it said last is in the error. The unit that hangs has no
@@ -180,27 +173,27 @@ class Life:
                          "'printf \"e2e: stuck\\\\n\\\\033[31mbadly\\\\n\" >/dev/ttyS0; exec sleep 10000'\n"
                          "[Install]\nWantedBy=multi-user.target\n")
         assert self.bare("PUT", {"action": "restart"}).status == 200
-        self.s.wait(self.id, "rebooting", timeout=60)
-        wait_for("the guest's words", lambda: "badly" in self.s.console(self.id), 120)
+        self.s.wait(self.id, "rebooting")
+        wait_for("the guest's words", lambda: "badly" in self.s.console(self.id), BOOT_S)
         for pid in self.s.vm_pids():
             os.kill(pid, signal.SIGKILL)
-        seen = self.s.wait(self.id, "error", 60)
+        seen = self.s.wait(self.id, "error")
         assert "signal 9" in seen["error"] and "; the console said last: " in seen["error"], seen
         assert seen["error"].endswith("e2e: stuck | badly"), seen
-        assert seen["health"] == "unknown", seen
-        none = self.figures()
-        assert none["samples"] == [] and none["status"] == "error" and none["health"] == "unknown", none
+        # vmmon, which has the figures, sees the end by itself.
+        none = wait_for("no figures any more", lambda: (lambda f: f["samples"] == [] and f["health"] == "unknown" and f)(self.figures()))
+        assert none["status"] == "error" and self.s.status(self.id)["health"] == "unknown", none
 
     def guest_reboot_is_noticed(self):
         generation = self.s.vm_pids()
         self.s.ssh(self.id, "nohup sh -c 'sleep 1; systemctl reboot' >/dev/null 2>&1 </dev/null &")
-        self.s.wait(self.id, "rebooting", timeout=60)
+        self.s.wait(self.id, "rebooting")
         self.s.wait(self.id, "running")
         assert self.s.vm_pids() == generation, "a guest's own reboot must not replace QEMU"
 
     def stop_start_keep_the_disk(self):
         assert self.bare("PUT", {"action": "stop"}).status == 200
-        self.s.wait(self.id, "paused", timeout=90)
+        self.s.wait(self.id, "paused")
         assert self.s.vm_pids() == {}, "a stopped instance has no QEMU"
         assert self.bare("PUT", {"action": "stop"}).status == 200, "stop of a stopped one is no error"
         assert self.bare("PUT", {"command": "start"}).status == 200
@@ -210,16 +203,16 @@ class Life:
     def restart(self):
         before = self.s.vm_pids()
         assert self.bare("PUT", {"action": "restart"}).status == 200
-        self.s.wait(self.id, "rebooting", timeout=60)
+        self.s.wait(self.id, "rebooting")
         self.s.wait(self.id, "running")
         assert self.s.vm_pids().keys() != before.keys()
         assert self.s.ssh(self.id, "cat /root/kept").stdout == "kept\n"
 
     def delete_leaves_nothing(self):
         assert self.bare("DELETE").status == 200
-        self.s.wait(self.id, "destroyed", timeout=90)
+        self.s.wait(self.id, "destroyed")
         assert self.bare("DELETE").status == 200, "DELETE is idempotent"
-        assert self.s.vm_pids() == {} and self.s.vm_pids("passt") == {}
+        wait_for("no process of the VM is left", lambda: not self.s.vm_pids() and not self.s.vm_pids("passt"))
         left = [p for top in ("lib/helper/vms", "run/vm", "lib/mon/guests", "run/mon")
                 for p in (self.s.root / top).rglob(f"*{self.id}*")]
         assert left == [], left
@@ -267,8 +260,22 @@ BAD_REQUESTS = [
 ]
 
 
+def files_at_rest(s):
+    """All files of the suite, once the daemons have made what they make by themselves."""
+    def files():
+        return sorted(str(p) for p in s.root.rglob("*") if "log" not in p.parts)
+
+    def the_same_twice():
+        first = files()
+        time.sleep(1)
+        return files() == first and first
+    wait_for("the daemons are connected", lambda: all(p["connected"] for p in s.get("/v1/host").data["peers"].values()))
+    wait_for("vfio-helper has looked for GPUs", lambda: s.get("/v1/gpus").status == 200)
+    return wait_for("no file comes or goes", the_same_twice)
+
+
 def bad_requests_name_the_field(s):
-    before = sorted(str(p) for p in s.root.rglob("*") if "log" not in p.parts)
+    before = files_at_rest(s)
     for body, field in BAD_REQUESTS:
         answer = s.post("/v1/instances", body)
         assert 400 <= answer.status < 500, (body, answer.status, answer.raw)
@@ -277,21 +284,24 @@ def bad_requests_name_the_field(s):
         answer = s.call("POST", "/v1/instances", raw)
         assert answer.status == 400 and answer.error, (raw[:40], answer.status, answer.raw)
     assert s.instances() == []
-    assert sorted(str(p) for p in s.root.rglob("*") if "log" not in p.parts) == before
+    assert files_at_rest(s) == before
 
 
 def host_without_gpus(s):
     """No IOMMU here: nothing is for rent, and everybody is told so in their own words."""
-    wait_for("vfio-helper is connected", lambda: s.get("/v1/host").data["peers"]["vfio-helper"]["connected"])
-    assert [g for g in s.get("/v1/gpus").data["gpus"] if g["verdict"] == "rentable"] == []
+    def at_leisure(method, path, body=None):
+        """What is answered when vfio-helper is there, and does nothing else with GPUs."""
+        return wait_for(f"{method} {path}", lambda: (lambda a: a.status != 503 and b"is not finished" not in a.raw and a)(s.call(method, path, body)))
+
+    assert [g for g in at_leisure("GET", "/v1/gpus").data["gpus"] if g["verdict"] == "rentable"] == []
     assert s.tcp("GET", "/v1/gpus", secret=s.secret).status == 403
     assert s.tcp("POST", "/v1/gpus/recover", {}, s.secret).status == 403
     for body, field in (({"gpu_count": 1}, "gpu_count"), ({"gpu_addr": "0000:ff:1f.7"}, "gpu_addr"),
                         ({"gpus": ["0000:ff:1f.7"]}, "gpus"),
                         ({"env_variables": {"QUDATA_GPU_COUNT": "2"}}, "env_variables.QUDATA_GPU_COUNT")):
-        answer = s.post("/v1/instances", body)
+        answer = at_leisure("POST", "/v1/instances", body)
         assert answer.status in (409, 422) and answer.error.startswith(field + ": "), (body, answer.raw)
-    assert s.post("/v1/gpus/recover", {}).data == {"recovered": 0, "left": 0}
+    assert at_leisure("POST", "/v1/gpus/recover", {}).data == {"recovered": 0, "left": 0}
     assert s.instances() == []
 
 
@@ -323,7 +333,7 @@ def bad_keys_are_refused(s):
         assert answer.status == 400 and "ssh_pubkey" in answer.error, (key[:50], answer.raw[:200])
     assert s.get(path).data["keys"] == []
     s.delete(f"/v1/instances/{instance}").data
-    s.wait(instance, "destroyed", 90)
+    s.wait(instance, "destroyed")
 
 
 def api(report, suite):
@@ -345,7 +355,7 @@ def daemons_are_confined(s):
     for name in DAEMONS:
         pids = [s.pid(name)]
         if name == "vfio-helper":
-            pids += [p for p in children(s.pid(name)) if proc_status(p)["Name"] == "vfio-broker"]
+            pids += children(s.pid(name), "vfio-broker")
             assert len(pids) == 2, "the helper has one broker"
             assert int(proc_status(pids[1])["CapBnd"], 16) == 0 and proc_status(pids[1])["Uid"].split()[0] != "0"
         for pid in pids:
@@ -362,8 +372,13 @@ def daemons_are_confined(s):
             assert set(caps.values()) == {0}, (name, caps)
 
 
-def children(pid):
-    return [int(p) for p in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+def children(pid, name):
+    """Those of that name; others may end at any moment."""
+    found = []
+    for child in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        with contextlib.suppress(OSError):
+            found += [int(child)] if proc_status(child)["Name"] == name else []
+    return found
 
 
 def qemu_is_confined(s):
@@ -383,7 +398,10 @@ def qemu_is_confined(s):
         for part in (b"obsolete=deny", b"elevateprivileges=deny", b"spawn=deny", b"resourcecontrol=deny"):
             assert part in sandbox, sandbox
         for fd in pathlib.Path(f"/proc/{pid}/fd").iterdir():
-            target = os.readlink(fd)
+            try:
+                target = os.readlink(fd)
+            except FileNotFoundError:  # closed meanwhile
+                continue
             assert not re.search(r"/(agentd|mon|helper\.sock|audit)", target.replace(str(s.root / "lib/helper/vms"), "")), target
             assert "/etc/" not in target, target
     st = s.vm_pids("passt")
@@ -425,7 +443,7 @@ def no_secret_is_visible(s):
     for pid in [s.pid(n) for n in DAEMONS] + list(s.vm_pids()) + list(s.vm_pids("passt")):
         places += [pathlib.Path(f"/proc/{pid}/cmdline"), pathlib.Path(f"/proc/{pid}/environ")]
     for place in places:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             text = place.read_text(errors="replace")
             for secret in secrets:
                 assert secret not in text, f"a secret is in {place}"
@@ -435,8 +453,8 @@ def no_secret_is_visible(s):
 def audit_chain_holds(s):
     log = s.root / "lib/helper/audit.log"
     verify = [str(s.build / "ctl/qudatactl"), "audit", "verify", str(log)]
-    done = subprocess.run(verify, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    # Its last line may be just being written.
+    wait_for("the chain holds", lambda: subprocess.run(verify, capture_output=True, check=False).returncode == 0, 30)
     bad = s.scratch / "audit.log"
     lines = log.read_bytes().splitlines(keepends=True)
     assert len(lines) >= 4, "prepare, seed, start and more were audited"
@@ -458,10 +476,11 @@ ip addr del 127.0.0.1/8 dev lo 2>/dev/null
 ip route flush table local dev lo 2>/dev/null
 ip route add 127.0.0.0/8 via "$gw" dev "$dev" onlink 2>/dev/null
 sysctl -q -w "net.ipv4.conf.$dev.route_localnet=1" 2>/dev/null || echo 1 >"/proc/sys/net/ipv4/conf/$dev/route_localnet"
-for a in $gw @ADDRESSES@; do
-    if timeout 4 bash -c "exec 3<>/dev/tcp/$a/@PORT@ && printf 'GET /ping HTTP/1.1\r\nHost: x\r\n\r\n' >&3 && head -c 12 <&3" 2>/dev/null |
+for a in $gw @ADDRESSES@; do (
+    if timeout 15 bash -c "exec 3<>/dev/tcp/$a/@PORT@ && printf 'GET /ping HTTP/1.1\r\nHost: x\r\n\r\n' >&3 && head -c 12 <&3" 2>/dev/null |
             grep -q HTTP; then echo "REACHED $a"; else echo "closed $a"; fi
-done
+) & done
+wait
 ip addr add 127.0.0.1/8 dev lo 2>/dev/null
 echo probed
 """
@@ -469,7 +488,7 @@ echo probed
 
 # Runs in a network namespace of its own, as the uid of its argument: who hears what this uid sends?
 HEARD = r"""
-import os, socket, sys
+import os, select, socket, sys, time
 targets = ["127.0.0.1", "127.8.8.8", "10.77.0.5", "10.77.0.255", "255.255.255.255", "224.0.0.251", "::1", "fd77::5", "ff02::1:3%veth0"]
 listeners = []
 for family, kind in ((socket.AF_INET6, socket.SOCK_DGRAM), (socket.AF_INET6, socket.SOCK_STREAM)):
@@ -479,8 +498,6 @@ for family, kind in ((socket.AF_INET6, socket.SOCK_DGRAM), (socket.AF_INET6, soc
     s.bind(("::", 7777))
     if kind == socket.SOCK_STREAM:
         s.listen(20)
-    else:
-        s.setblocking(False)
     listeners.append(s)
 udp, tcp = listeners
 index = socket.if_nametoindex("veth0")
@@ -489,7 +506,8 @@ m4 = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 m4.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 m4.bind(("224.0.0.251", 7777))
 m4.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton("224.0.0.251") + socket.inet_aton("10.77.0.5"))
-m4.setblocking(False)
+# Whose a packet is, is who made the socket: root's come through, after all the others, and tell that there are no more.
+ends = [(socket.socket(socket.AF_INET, socket.SOCK_DGRAM), (a, 7777)) for a in ("127.0.0.1", "224.0.0.251")]
 resolved = [(t, *socket.getaddrinfo(t, 7777, socket.AF_INET6 if ":" in t else socket.AF_INET, socket.SOCK_DGRAM)[0]) for t in targets]
 os.setresuid(*[int(sys.argv[1])] * 3)
 heard = []
@@ -497,23 +515,29 @@ for t, family, _, _, _, address in resolved:
     s = socket.socket(family, socket.SOCK_DGRAM)
     s.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
     try:
-        s.sendto(b"x", address)
+        s.sendto(t.encode(), address)
     except OSError:
         pass
-    for listener in (udp, m4):
-        try:
-            listener.recv(10)
-            heard.append("udp " + t)
-        except OSError:
-            pass
     if t in ("127.0.0.1", "127.8.8.8", "10.77.0.5", "::1", "fd77::5"):
         s = socket.socket(family, socket.SOCK_STREAM)
-        s.settimeout(1)
+        s.settimeout(10)
         try:
             s.connect((t, 7777))
             heard.append("tcp " + t)
         except OSError:
             pass
+for s, address in ends:
+    s.sendto(b"end", address)
+ended, until = set(), time.monotonic() + 60
+while until > time.monotonic():
+    for listener in select.select([udp, m4], [], [], 1)[0]:
+        word = listener.recv(100).decode()
+        if word != "end":
+            heard.append("udp " + word)
+        elif listener not in ended:
+            ended.add(listener)
+            if len(ended) == 2:  # what another CPU still carries
+                until = time.monotonic() + 1
 print("heard:", *heard, sep=";")
 """
 
@@ -526,11 +550,14 @@ def firewall_covers_every_address(s):
     (s.scratch / "rules.nft").write_text(rules)
     setup = ("ip link set lo up && ip link add veth0 type veth peer name veth1 && ip link set veth1 up && ip link set veth0 up && "
              "ip addr add 10.77.0.5/24 brd + dev veth0 && ip -6 addr add fd77::5/64 dev veth0 nodad && "
-             "ip route add default via 10.77.0.1 && nft -f \"$1\" && sleep 2 && python3 \"$2\" \"$3\"")
+             "ip route add default via 10.77.0.1 && nft -f \"$1\" && i=0 && "
+             # An IPv6 address is of use when nobody else was found to have it.
+             "until ip -6 -o addr show dev veth0 scope link | grep -v tentative | grep -q fe80; do "
+             "i=$((i + 1)); [ $i -lt 600 ] || exit 1; sleep 0.1; done && python3 \"$2\" \"$3\"")
 
     def heard(uid):
         return subprocess.run(["unshare", "--net", "sh", "-c", setup, "sh", s.scratch / "rules.nft", script, str(uid)],
-                              capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+                              capture_output=True, text=True, check=True, timeout=180).stdout.strip()
 
     slot = subprocess.run(["id", "-u", "qudata-vm0"], capture_output=True, text=True, check=True).stdout.strip()
     other = heard(65534)
@@ -541,7 +568,7 @@ def firewall_covers_every_address(s):
 
 def probe_from_guest(s, instance):
     script = GUEST_PROBE.replace("@PORT@", str(s.http_port)).replace("@ADDRESSES@", " ".join(host_addresses()))
-    done = s.ssh(instance, script, timeout=120)
+    done = s.ssh(instance, script, timeout=300)
     assert "probed" in done.stdout, done.stdout + done.stderr
     return done.stdout
 
@@ -559,7 +586,7 @@ def the_probe_can_fail(s, instance):
     try:
         seen = probe_from_guest(s, instance)
         other = s.create()
-        stuck = s.wait(other, "error", 60)
+        stuck = s.wait(other, "error")
     finally:
         subprocess.run(["nft", "-f", "-"], input=rules, text=True, check=True)
     assert "REACHED 127.0.0.1" in seen, "passt has become safe by itself: " + seen
@@ -567,7 +594,7 @@ def the_probe_can_fail(s, instance):
     assert stuck["error"], stuck
     assert len(s.vm_pids()) == 1
     s.delete(f"/v1/instances/{other}").data
-    s.wait(other, "destroyed", 60)
+    s.wait(other, "destroyed")
 
 
 def boundary(report, suite):
@@ -580,7 +607,7 @@ def boundary(report, suite):
     for case in (guest_cannot_reach_the_host, the_probe_can_fail):
         report.run(f"boundary/{case.__name__}", case, suite, instance)
     suite.delete(f"/v1/instances/{instance}")
-    report.run("boundary/clean_end", suite.wait, instance, "destroyed", 90)
+    report.run("boundary/clean_end", suite.wait, instance, "destroyed")
 
 
 # ---- several instances side by side ---------------------------------------------------------------------------
@@ -595,10 +622,10 @@ def several(report, suite):
         assert len(set(ports)) == 2, ports
         assert len(set(suite.vm_pids().values())) == 2, "each VM has its own user"
         suite.delete(f"/v1/instances/{a}").data
-        suite.wait(a, "destroyed", 90)
+        suite.wait(a, "destroyed")
         assert suite.ssh(b, "cat /root/me").stdout.strip() == b, "one's end must not touch the other"
         suite.delete(f"/v1/instances/{b}").data
-        suite.wait(b, "destroyed", 90)
+        suite.wait(b, "destroyed")
 
     def fixed_port_taken_twice():
         with socket.socket() as s:
@@ -608,7 +635,7 @@ def several(report, suite):
         answer = suite.post("/v1/instances", {"ports": {"80": str(port)}})
         assert answer.status == 409 and str(port) in answer.error, answer.raw
         suite.delete(f"/v1/instances/{a}").data
-        suite.wait(a, "destroyed", 90)
+        suite.wait(a, "destroyed")
 
     report.run("several/two_run_side_by_side", two_run)
     report.run("several/fixed_port_taken_twice", fixed_port_taken_twice)
@@ -618,8 +645,7 @@ def several(report, suite):
 def killed_at_every_moment(suite, daemon, instance_fields=None):
     """Kills the daemon again and again while an instance is made and booted: it must still become running."""
     fields = {"cpus": "1", "memory": "512M", "ssh_enabled": True, **(instance_fields or {})}
-    suite.post("/v1/instances", fields).data
-    instance = suite.instances()[-1]["instance_id"]
+    instance = suite.post("/v1/instances", fields).data["instance_id"]
     for delay in (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6):
         time.sleep(delay)
         suite.kill(daemon)
@@ -627,7 +653,7 @@ def killed_at_every_moment(suite, daemon, instance_fields=None):
     suite.wait(instance, "running")
     suite.add_key(instance)
     suite.ssh(instance, "true")
-    assert len(suite.vm_pids()) == 1, f"one QEMU, not {suite.vm_pids()}"
+    wait_for("one QEMU, and no other", lambda: len(suite.vm_pids()) == 1)
     return instance
 
 
@@ -641,7 +667,7 @@ def killed_while_running(suite, instance):
         for name in ("vfio-helper", "vmmon", "frp-supervisor", "agentd"):
             if name in names:
                 suite.start(name)
-        suite.wait(instance, "running", 60)
+        suite.wait(instance, "running")
         assert suite.vm_pids() == before, (names, suite.vm_pids(), before)
         assert suite.ssh(instance, "cat /proc/sys/kernel/random/boot_id").stdout == boot, names
         # Adopted, not only alive: each part still works on it.
@@ -653,11 +679,11 @@ def vm_killed(suite, instance):
     """QEMU itself dies: said honestly, and a start brings the same disk back."""
     suite.ssh(instance, "echo kept >/root/kept && sync")
     suite.put(f"/v1/instances/{instance}", {"action": "restart"}).data  # so that the helper is its parent
-    suite.wait(instance, "rebooting", 60)
+    suite.wait(instance, "rebooting")
     suite.wait(instance, "running")
     for pid in suite.vm_pids():
         os.kill(pid, signal.SIGKILL)
-    seen = suite.wait(instance, "error", 60)
+    seen = suite.wait(instance, "error")
     assert "signal 9" in seen["error"], seen
     suite.put(f"/v1/instances/{instance}", {"action": "start"}).data
     suite.wait(instance, "running")
@@ -668,7 +694,7 @@ def network_killed(suite, instance):
     """passt dies: not silently a VM without network."""
     for pid in suite.vm_pids("passt"):
         os.kill(pid, signal.SIGKILL)
-    seen = suite.wait(instance, "error", 60)
+    seen = suite.wait(instance, "error")
     assert seen["error"], seen
     suite.put(f"/v1/instances/{instance}", {"action": "start"}).data
     suite.wait(instance, "running")
@@ -682,7 +708,7 @@ def host_reboot(suite, instance):
     for pid in list(suite.vm_pids()) + list(suite.vm_pids("passt")):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    wait_for("the VM is gone", lambda: not suite.vm_pids())
+    wait_for("the VM is gone", lambda: not suite.vm_pids() and not suite.vm_pids("passt"))
     for path in (suite.root / "run/vm").iterdir():
         subprocess.run(["rm", "-rf", path], check=True)
     fake = suite.scratch / "boot_id"
@@ -692,7 +718,7 @@ def host_reboot(suite, instance):
     try:
         for name in ("vfio-helper", "vmmon", "frp-supervisor", "agentd"):
             suite.start(name)
-        seen = suite.wait(instance, "error", 60)
+        seen = suite.wait(instance, "error")
         assert "reboot" in (seen["error"] + seen["detail"]).lower(), seen
         suite.put(f"/v1/instances/{instance}", {"action": "start"}).data
         suite.wait(instance, "running")
@@ -706,13 +732,13 @@ def killed_while_deleting(suite, daemon):
     suite.wait(instance, "running")
     killer = threading.Timer(0.15, lambda: (suite.kill(daemon), suite.start(daemon)))
     killer.start()
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, http.client.HTTPException):
         suite.delete(f"/v1/instances/{instance}")
     killer.join()
-    if any(i["instance_id"] == instance and i["status"] != "destroyed" for i in suite.instances()):
-        suite.delete(f"/v1/instances/{instance}").data
-    suite.wait(instance, "destroyed", 120)
-    wait_for("no process of the VM is left", lambda: not suite.vm_pids() and not suite.vm_pids("passt"), 5)
+    again = suite.delete(f"/v1/instances/{instance}")
+    assert again.status in (200, 404), again.raw  # it may be gone already
+    suite.wait(instance, "destroyed")
+    wait_for("no process of the VM is left", lambda: not suite.vm_pids() and not suite.vm_pids("passt"))
     assert not list((suite.root / "lib/helper/vms").glob(f"*{instance}*"))
 
 
@@ -724,14 +750,14 @@ def crash(report, suite):
             instance = killed_at_every_moment(suite, daemon)
             if daemon != "vmmon":
                 suite.delete(f"/v1/instances/{instance}").data
-                suite.wait(instance, "destroyed", 90)
+                suite.wait(instance, "destroyed")
         if not report.run(f"crash/{daemon}_killed_at_every_moment_of_a_boot", one):
             return
     for case in (vm_killed, killed_while_running, network_killed, host_reboot):
         if not report.run(f"crash/{case.__name__}", case, suite, instance):
             return
     suite.delete(f"/v1/instances/{instance}").data
-    report.run("crash/clean_end", suite.wait, instance, "destroyed", 90)
+    report.run("crash/clean_end", suite.wait, instance, "destroyed")
     for daemon in ("agentd", "vfio-helper"):
         report.run(f"crash/{daemon}_killed_while_deleting", killed_while_deleting, suite, daemon)
 

@@ -61,6 +61,7 @@ class Cloud:
         self.id = made["instance_id"]
         seen = self.s.wait(self.id, "running", timeout=BOOT_S + 60)
         self.host_key = seen["ssh"]["host_key"]
+        self.s.add_key(self.id)  # it is on its way; waits until it is there
 
     def logs_in_with_the_pinned_key(self):
         assert self.guest("id -un; hostname").split() == ["root", self.id]
@@ -94,14 +95,14 @@ class Cloud:
         """Every sshd in the guest stands still for a while, and with them the stream of figures; the status stays."""
         self.until_health("healthy")
         self.guest("setsid sh -c 'each() { for d in /proc/[0-9]*; do [ \"$(cat $d/comm)\" != sshd ] || kill -$1 ${d#/proc/}; done; }; "
-                   "sleep 2; each STOP; sleep 130; each CONT' >/dev/null 2>&1 </dev/null &")
+                   "sleep 10; each STOP; sleep 130; each CONT' >/dev/null 2>&1 </dev/null &")
         begun = time.monotonic()
         seen = self.until_health("unhealthy")
         assert time.monotonic() - begun > 50 and seen["status"] == "running" and "no figures" in seen["health_detail"], seen
         assert self.until_health("healthy")["status"] == "running"
 
     def until_health(self, health):
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + 400
         while (seen := self.s.status(self.id))["health"] != health:
             assert time.monotonic() < deadline, seen
             time.sleep(0.5)

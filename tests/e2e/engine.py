@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tenant's container in a real guest: pulled from a real registry, which runs in the guest, too."""
+import http.client
 import json
 import shutil
 import subprocess
 import time
 import urllib.request
+
+from lib import BOOT_S, SSH_S, wait_for
 
 # Made in the guest: what the host's registry would hold, without a way from the guest to the host.
 IMAGE = r"""
@@ -44,13 +47,13 @@ class Container:
         self.vm_ssh = None
         self.env = {"NASTY": NASTY, "LONG": ("0123456789abcde\u00e9" * 2048)[:30000], "EMPTY": ""}
 
-    def fetch(self, name, timeout=60):
+    def fetch(self, name, timeout=120):
         port = self.s.status(self.id)["ports"]["8080"]
         deadline = time.monotonic() + timeout
         while True:
             try:
-                return urllib.request.urlopen(f"http://127.0.0.1:{port}/{name}", timeout=20).read()
-            except OSError:
+                return urllib.request.urlopen(f"http://127.0.0.1:{port}/{name}", timeout=60).read()
+            except (OSError, http.client.HTTPException):
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.2)
@@ -71,12 +74,12 @@ class Container:
         assert self.s.status(self.id)["ssh"]["in"] == "vm"
         with open(shutil.which("docker-registry"), "rb") as program:
             subprocess.run(self.s.ssh_base(self.id) + ["cat >/root/docker-registry && chmod 755 /root/docker-registry"],
-                           stdin=program, check=True, timeout=180)
-        self.s.ssh(self.id, IMAGE, timeout=180)
-        self.s.ssh(self.id, REGISTRY, timeout=180)
+                           stdin=program, check=True, timeout=2 * SSH_S)
+        self.s.ssh(self.id, IMAGE, timeout=2 * SSH_S)
+        self.s.ssh(self.id, REGISTRY, timeout=2 * SSH_S)
         self.s.put(f"/v1/instances/{self.id}", {"action": "start"}).data
         details = set()
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + BOOT_S
         while True:
             seen = self.s.status(self.id)
             details.add(seen["detail"])
@@ -89,15 +92,16 @@ class Container:
         assert len(self.container) == 64, seen
 
     def vm(self, command):
-        return subprocess.run(self.vm_ssh + [command], check=True, timeout=90, stdin=subprocess.DEVNULL, capture_output=True)
+        return subprocess.run(self.vm_ssh + [command], check=True, timeout=SSH_S, stdin=subprocess.DEVNULL, capture_output=True)
 
     def logs_in_to_the_container(self):
         """Port 22 leads into the container, whose host key is told; the VM's own sshd keeps its port."""
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + BOOT_S
         while (seen := self.s.status(self.id))["ssh"]["in"] != "container":
             assert time.monotonic() < deadline and seen["status"] == "running", seen
             time.sleep(0.2)
         assert seen["ports"]["22"] == str(seen["ssh"]["port"]) and set(seen["ports"]) == {"22", "8080"}, seen
+        self.s.add_key(self.id)  # it has it; waits until the container has, too
         assert self.s.ssh(self.id, "echo $0; test -e /.dockerenv && cat /data/www/runs").stdout.startswith("sh\nrun\n")
         assert self.vm("docker ps -q").stdout.strip()
 
@@ -117,8 +121,13 @@ class Container:
         assert b"s3cret" not in b"".join(seen)
 
     def logs_return(self):
-        logs = self.s.get(f"/v1/instances/{self.id}?logs=true").data["logs"]
-        assert logs == f"[{NASTY}]\n[it is]\n", logs
+        wanted = f"[{NASTY}]\n[it is]\n"
+
+        def all_of_it():  # the engine may still be writing it down
+            logs = self.s.get(f"/v1/instances/{self.id}?logs=true").data["logs"]
+            assert wanted.startswith(logs), logs
+            return logs == wanted
+        wait_for("the whole log", all_of_it)
 
     def vmmon_is_replaced_unnoticed(self):
         self.s.kill("vmmon")
@@ -132,7 +141,7 @@ class Container:
 
     def data_survives_stop_and_start(self):
         self.s.put(f"/v1/instances/{self.id}", {"action": "stop"}).data
-        self.s.wait(self.id, "paused", timeout=90)
+        self.s.wait(self.id, "paused")
         self.s.put(f"/v1/instances/{self.id}", {"action": "start"}).data
         seen = self.s.wait(self.id, "running")
         assert seen["container_id"] == self.container, "the same container"
@@ -142,14 +151,14 @@ class Container:
     def end_is_told(self):
         """A process that ends is an error with its code until the engine has started it again."""
         self.vm("docker stop -t 1 qudata")
-        seen = self.s.wait(self.id, "error", timeout=60)
+        seen = self.s.wait(self.id, "error")
         assert "ended with exit code" in seen["error"], seen
         self.s.put(f"/v1/instances/{self.id}", {"action": "start"}).data
         self.s.wait(self.id, "running")
 
     def delete(self):
         self.s.delete(f"/v1/instances/{self.id}").data
-        self.s.wait(self.id, "destroyed", timeout=90)
+        self.s.wait(self.id, "destroyed")
 
 
 def engine(report, suite):

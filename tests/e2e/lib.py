@@ -17,6 +17,18 @@ import traceback
 TOP = pathlib.Path(__file__).resolve().parents[2]
 DAEMONS = ("agentd", "vfio-helper", "vmmon", "frp-supervisor")
 BOOT_S = 240  # a guest under software emulation on a loaded 2-core machine
+SSH_S = 180  # a command in one
+
+
+def wait_for(what, condition, timeout=60.0):
+    """What @condition returns, once it is true. The time only bounds how long a failure takes."""
+    deadline = time.monotonic() + timeout
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"not in {timeout} s: {what}"
+        time.sleep(0.05)
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -109,7 +121,8 @@ class Suite:
         conn = UnixConnection(self.ctl_socket, timeout)
         with contextlib.closing(conn):
             raw = json.dumps(body) if isinstance(body, (dict, list)) else body
-            conn.request(method, path, raw, {"Content-Type": "application/json", **(headers or {})})
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # refused by its head: what was answered can be read all the same
+                conn.request(method, path, raw, {"Content-Type": "application/json", **(headers or {})})
             r = conn.getresponse()
             return Answer(r.status, r.headers, r.read())
 
@@ -137,10 +150,9 @@ class Suite:
 
     def create(self, **fields):
         before = {i["instance_id"] for i in self.instances()}
-        self.post("/v1/instances", {"cpus": "1", "memory": "512M", "ssh_enabled": True, **fields}).data
-        new = [i for i in self.instances() if i["instance_id"] not in before]
-        assert len(new) == 1, new
-        return new[0]["instance_id"]
+        made = self.post("/v1/instances", {"cpus": "1", "memory": "512M", "ssh_enabled": True, **fields}).data["instance_id"]
+        assert {i["instance_id"] for i in self.instances()} - before == {made}, made
+        return made
 
     def instances(self):
         return self.get("/v1/instances").data["instances"]
@@ -195,12 +207,9 @@ class Suite:
 
     def change_key(self, method, instance, name):
         """Again until the guest has it: to an emulated one the way may be longer than the API waits."""
-        deadline = time.monotonic() + 90
-        while True:
-            done = self.call(method, f"/v1/instances/{instance}/ssh", {"ssh_pubkey": self.key(name)[1]}).data
-            if done["applied"] or time.monotonic() > deadline:
-                return done
-            time.sleep(0.5)
+        return wait_for(f"{method} of a key is applied", lambda: (
+            lambda done: done["applied"] and done)(self.call(method, f"/v1/instances/{instance}/ssh",
+                                                             {"ssh_pubkey": self.key(name)[1]}).data), BOOT_S)
 
     def add_key(self, instance, name="key"):
         return self.change_key("POST", instance, name)
@@ -217,9 +226,9 @@ class Suite:
         return ["ssh", "-F", "none", "-i", str(self.scratch / key), "-p", str(info["port"]),
                 "-o", f"UserKnownHostsFile={known}", "-o", f"HostKeyAlias=guest-{instance}",
                 "-o", f"StrictHostKeyChecking={checking}", "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes",
-                "-o", "ConnectTimeout=30", "-o", "LogLevel=ERROR", f"{info['user']}@{info['host']}"]
+                "-o", "ConnectTimeout=90", "-o", "LogLevel=ERROR", f"{info['user']}@{info['host']}"]
 
-    def ssh(self, instance, command, key="key", check=True, timeout=90, stdin=""):
+    def ssh(self, instance, command, key="key", check=True, timeout=SSH_S, stdin=""):
         done = subprocess.run(self.ssh_base(instance, key) + [command], capture_output=True, text=True,
                               timeout=timeout, check=False, input=stdin)
         if check and done.returncode != 0:

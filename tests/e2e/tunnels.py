@@ -5,10 +5,12 @@ import hashlib
 import os
 import pathlib
 import pwd
+import random
 import shutil
 import socket
 import subprocess
-import time
+
+from lib import SSH_S, wait_for
 
 SERVER = "127.0.0.2"  # other than where the guest's own ports are, so that what answers there came through the tunnel
 TOKEN = "e2e-Tok3n.of_the_tunnels"
@@ -21,16 +23,11 @@ def programs():
     return found if all(p and os.access(p, os.X_OK) for p in found.values()) else None
 
 
-def await_true(what, condition, timeout=30):
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, f"not in {timeout} s: {what}"
-        time.sleep(0.05)
-
-
 def free_port():
-    with socket.create_server((SERVER, 0)) as s:
-        return s.getsockname()[1]
+    """Below those that the kernel gives to connections, which would take it again before the server does."""
+    while True:
+        with contextlib.suppress(OSError), socket.create_server((SERVER, random.randrange(25000, 32000))) as s:
+            return s.getsockname()[1]
 
 
 class Server:
@@ -41,15 +38,15 @@ class Server:
                         f'auth.token = "{TOKEN}"\nallowPorts = [{{start = 10000, end = 15000}}]\n')
         with open(folder / "frps.log", "wb") as log:
             self.process = subprocess.Popen([binary, "-c", conf], stdin=subprocess.DEVNULL, stdout=log, stderr=log)  # pylint: disable=consider-using-with
-        await_true("frps listens", lambda: listens(self.port))
+        wait_for("frps listens", lambda: listens(self.port))
 
     def end(self):
         self.process.terminate()
-        self.process.wait(10)
+        self.process.wait(60)
 
 
 def listens(port):
-    with contextlib.suppress(OSError), socket.create_connection((SERVER, port), 2):
+    with contextlib.suppress(OSError), socket.create_connection((SERVER, port), 20):
         return True
     return False
 
@@ -70,7 +67,7 @@ class Guest:
         return words[:1] + keep + words[1:-1] + [words[-1].split("@")[0] + "@" + SERVER]
 
     def ssh(self, command, **kw):
-        return subprocess.run(self.ssh_base() + [command], check=True, timeout=120, capture_output=True, **kw).stdout
+        return subprocess.run(self.ssh_base() + [command], check=True, timeout=2 * SSH_S, capture_output=True, **kw).stdout
 
     def frpc_pid(self):
         record = dict(line.split(" = ", 1) for line in (self.s.root / "run/frpc/frpc.run").read_text().splitlines())
@@ -80,9 +77,9 @@ class Guest:
         self.id = self.s.create(ports={"22": "auto"})
         self.public = int(self.s.status(self.id)["ports"]["22"])
         assert 10000 <= self.public <= 15000, self.public
-        await_true("the tunnel runs", lambda: self.tunnel()["state"] == "running")
+        wait_for("the tunnel runs", lambda: self.tunnel()["state"] == "running")
         assert self.tunnel()["address"] == f"{SERVER}:{self.public}", self.tunnel()
-        self.s.add_key(self.id)
+        self.s.add_key(self.id)  # waits until the guest, which still boots, has it
         self.s.wait(self.id, "running")
         assert self.ssh("id -un; hostname").split()[0] == b"root"
 
@@ -101,8 +98,8 @@ class Guest:
                 self.s.kill(daemon)
             for daemon in ("frp-supervisor", "agentd"):
                 self.s.start(daemon)
-            await_true("agentd has heard of the tunnel", lambda: self.tunnel()["state"] == "running")
-            out, _ = session.communicate(b"through\n", timeout=60)
+            wait_for("agentd has heard of the tunnel", lambda: self.tunnel()["state"] == "running")
+            out, _ = session.communicate(b"through\n", timeout=SSH_S)
             assert out == b"got through\n", out
         assert self.frpc_pid() == frpc
         assert self.ssh("echo again") == b"again\n"
@@ -110,7 +107,7 @@ class Guest:
     def goes_with_the_instance(self):
         self.s.delete(f"/v1/instances/{self.id}").data
         self.s.wait(self.id, "destroyed")
-        await_true("nobody listens at the server", lambda: not listens(self.public))
+        wait_for("nobody listens at the server", lambda: not listens(self.public))
         text = "".join(p.read_text(errors="replace") for p in (self.s.root / "log").glob("*.log"))
         assert TOKEN not in text
 
