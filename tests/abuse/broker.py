@@ -286,6 +286,7 @@ def binds(rig):
 def binds_nothing(rig):
     """Where no GPU may be rented out, and none was, vfio-bind is not even started."""
     null, (one, two) = os.open("/dev/null", os.O_RDWR), socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    rig.without_bind()  # that of the start makes the file that there is not to be
     with no_gpu_for_rent(rig.root / "etc/helper.conf"):
         pair = Pair(rig)
     try:
