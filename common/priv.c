@@ -5,11 +5,14 @@
  */
 #include "common/priv.h"
 
-#include <cap-ng.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
+
+#define CAP_MAX 64
 
 static enum stage current_stage = STAGE_START;
 
@@ -64,22 +67,39 @@ int priv_sane_start(int argc, unsigned int n_passed, struct err *reterr)
 	return sane_signals(reterr);
 }
 
+int priv_bound_caps(uint64_t keep)
+{
+	for (int cap = 0; cap < CAP_MAX; cap++)
+		if (!(keep & UINT64_C(1) << cap) && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0)
+			return errno == EINVAL ? 0 : -errno; /* the kernel knows no more of them */
+	return 0;
+}
+
+struct caps {
+	struct __user_cap_header_struct head;
+	struct __user_cap_data_struct words[2];
+};
+
+/* Permitted and effective, and nothing inheritable. */
+static struct caps caps_of(uint64_t keep)
+{
+	struct caps caps = {.head.version = _LINUX_CAPABILITY_VERSION_3};
+
+	for (int i = 0; i < 2; i++)
+		caps.words[i].effective = caps.words[i].permitted = (uint32_t)(keep >> 32 * i);
+	return caps;
+}
+
 static int apply_caps(uint64_t keep, struct err *reterr)
 {
-	capng_clear(CAPNG_SELECT_ALL);
-	for (unsigned int cap = 0; cap < 64; cap++)
-		if ((keep & UINT64_C(1) << cap) &&
-		    capng_update(
-			    CAPNG_ADD,
-			    (capng_type_t)(CAPNG_EFFECTIVE | CAPNG_PERMITTED | CAPNG_BOUNDING_SET),
-			    cap) < 0)
-			return err_set(reterr, -EINVAL, "unknown capability %u", cap);
+	struct caps caps = caps_of(keep);
+
 	/* The bounding set can be lowered only with CAP_SETPCAP, which an ordinary user lacks. */
-	if (geteuid() == 0 && capng_apply(CAPNG_SELECT_BOUNDS) < 0)
+	if (geteuid() == 0 && priv_bound_caps(keep) < 0)
 		return err_set(reterr, -EPERM,
 			       "cannot lower the capability bounding set "
 			       "(CAP_SETPCAP is needed at the start)");
-	if (capng_apply(CAPNG_SELECT_CAPS) < 0)
+	if (syscall(SYS_capset, &caps.head, caps.words) < 0)
 		return err_set(reterr, -EPERM, "cannot set capabilities; are all of them granted?");
 	if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0)
 		return err_errno(reterr, -errno, "cannot clear ambient capabilities");
@@ -88,18 +108,13 @@ static int apply_caps(uint64_t keep, struct err *reterr)
 
 static int check_caps(uint64_t keep, struct err *reterr)
 {
-	capng_clear(CAPNG_SELECT_ALL);
-	if (capng_get_caps_process() < 0)
-		return err_set(reterr, -EPERM, "cannot read back the capabilities");
-	for (unsigned int cap = 0; cap <= CAP_LAST_CAP; cap++) {
-		bool want = keep & UINT64_C(1) << cap;
+	const struct caps want = caps_of(keep);
+	struct caps now = caps_of(0);
 
-		if (want != (bool)capng_have_capability(CAPNG_EFFECTIVE, cap) ||
-		    want != (bool)capng_have_capability(CAPNG_PERMITTED, cap))
-			return err_set(reterr, -EPERM, "capability %s is %s",
-				       capng_capability_to_name(cap),
-				       want ? "missing" : "still there");
-	}
+	if (syscall(SYS_capget, &now.head, now.words) < 0)
+		return err_set(reterr, -EPERM, "cannot read back the capabilities");
+	if (memcmp(now.words, want.words, sizeof(want.words)) != 0)
+		return err_set(reterr, -EPERM, "the kernel left other capabilities than asked for");
 	return 0;
 }
 

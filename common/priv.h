@@ -40,6 +40,12 @@ int priv_sane_start(int argc, unsigned int n_passed, struct err *reterr);
  */
 int priv_drop(uint64_t keep, struct err *reterr);
 
+/*
+ * Takes all but @keep from what the process and whatever it executes can ever have (its bounding
+ * set), for which it needs CAP_SETPCAP.
+ */
+int priv_bound_caps(uint64_t keep);
+
 /* Checks that none of the process's ids can be turned back into @uid (by trying to). */
 int priv_prove_no_return(uid_t uid, struct err *reterr);
 

@@ -21,7 +21,6 @@
 
 #define FIRST_FD         3
 #define HIGH_FD          64 /* above every fixed number */
-#define CAP_LAST         63
 #define FILE_LIMIT_SMALL (1024 * 1024)
 #define OOM_SCORE        "300"
 #define NOBODYS_UID      ((uid_t)-2) /* the highest there is */
@@ -95,20 +94,11 @@ static void place_fds(const int *fds, size_t n, int stderr_fd)
 	need(close_range(FIRST_FD + (unsigned int)n, ~0U, 0), "close the rest");
 }
 
-/* What the program or anything that it executes can ever have. */
-static void bound_caps(uint64_t keep)
-{
-	for (int cap = 0; cap <= CAP_LAST; cap++)
-		if (!(keep & CAP_BIT(cap)) && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0 &&
-		    errno != EINVAL)
-			give_up("bounding set", -errno);
-}
-
 static void take_ids(const struct account *user, uid_t real, gid_t group)
 {
 	struct err why;
 
-	bound_caps(0);
+	need(priv_bound_caps(0), "bounding set");
 	need(setgroups(group != 0 ? 1 : 0, &group), "groups");
 	need(setresgid(user->gid, user->gid, user->gid), "gid");
 	need(setresuid(real, user->uid, real), "uid");
@@ -219,7 +209,7 @@ int child_bind(const char *path, const char *config_path, int stderr_fd, int soc
 		return pid;
 	sane_process();
 	place_fds(&socket_fd, 1, stderr_fd);
-	bound_caps(BIND_CAPS);
+	need(priv_bound_caps(BIND_CAPS), "bounding set");
 	(void)execve(path, argv, environment);
 	give_up(path, -errno);
 }
