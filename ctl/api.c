@@ -263,15 +263,26 @@ static enum ctl_exit explain_transport(struct api *api, CURL *curl, CURLcode cod
 	}
 }
 
+/* Bytes allocated for a text of @n: they double, so that a long answer is copied rarely. */
+static size_t room_for(size_t n)
+{
+	size_t room = CURL_MAX_WRITE_SIZE;
+
+	while (room < n + 1)
+		room *= 2;
+	return room;
+}
+
 static size_t on_body(char *bytes, size_t size, size_t n, void *user)
 {
 	struct api_reply *reply = user;
-	size_t len = size * n;
-	char *text;
+	size_t len = size * n, room = room_for(reply->n_text + len);
+	char *text = reply->text;
 
 	if (len > ANSWER_MAX - reply->n_text)
 		return 0;
-	text = realloc(reply->text, reply->n_text + len + 1);
+	if (!text || room > room_for(reply->n_text))
+		text = realloc(text, room);
 	if (!text)
 		return 0;
 	memcpy(text + reply->n_text, bytes, len);
