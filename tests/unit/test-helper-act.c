@@ -248,12 +248,40 @@ static void test_full(void **state)
 	end();
 }
 
+/* The child's part of test_helper_gone(): the act has ended, and who could tell how has gone. */
+_noreturn_ static void collect_without_monitor(void)
+{
+	turn_until_idle();
+	_exit(n_done == 0 ? 0 : 9);
+}
+
+/* That vfio-helper has gone is no failure of what was asked: the broker ends and tells nobody. */
+static void test_helper_gone(void **state)
+{
+	int status = 0;
+	pid_t pid;
+
+	(void)state;
+	begin(ANSWER);
+	assert_int_equal(take(), PROTO_OK);
+	(void)kill(monitor_pid, SIGKILL);
+	(void)waitpid(monitor_pid, NULL, 0);
+	pid = fork();
+	if (pid == 0)
+		collect_without_monitor();
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status));
+	assert_int_equal(WEXITSTATUS(status), 1);
+	end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_answers),
 		cmocka_unit_test(test_hanging),
 		cmocka_unit_test(test_full),
+		cmocka_unit_test(test_helper_gone),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

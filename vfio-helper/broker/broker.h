@@ -48,7 +48,7 @@ uint64_t loop_now_ms(void);
 struct monitor {
 	int fd;         /* owned; SEQPACKET to vfio-helper */
 	uint32_t asked; /* number of the latest question; its answer repeats it */
-	bool lost;      /* it is gone or out of step */
+	bool lost;      /* its end was seen while nothing was asked of it */
 };
 
 struct child {
@@ -66,8 +66,8 @@ struct child_end {
 
 #define CHILD_NONE ((struct child){.pidfd = -EBADF, .stderr_fd = -EBADF, .watch.fd = -EBADF})
 
-/* Each waits for the answer, which takes no longer than a fork or a write; without one m->lost is
- * set and the broker has to end. */
+/* Each waits for the answer, which takes no longer than a fork or a write; without one the broker
+ * ends and has answered nobody. */
 int monitor_ready(struct monitor *m);
 /*
  * Starts a program. @fds is indexed by role, -EBADF where there is none, and stays the caller's;

@@ -13,6 +13,17 @@
 #include <poll.h>
 #include <sys/mman.h>
 
+/*
+ * At once: what a vfio-helper that has gone could not do is no failure of a request, and who asked
+ * for it asks the next one. No answer may say otherwise.
+ */
+_noreturn_ static void end_with_monitor(void)
+{
+	log_event(LOG_NOTICE, "vfio-helper has gone or is out of step; ending");
+	_exit(1);
+}
+
+/* The answer's result. */
 static int ask(struct monitor *m, uint32_t op, const void *body, size_t len, const int *fds,
 	       size_t n_fds, struct pair_answer *ret_answer, struct fdlist *ret_fds)
 {
@@ -25,16 +36,14 @@ static int ask(struct monitor *m, uint32_t op, const void *body, size_t len, con
 		;
 	if (n == 0)
 		n = ipc_recv_fds(m->fd, buf, sizeof(buf), ret_fds, 1);
-	m->lost = n != (ssize_t)sizeof(buf);
-	if (m->lost)
-		return -EPIPE;
+	if (n != (ssize_t)sizeof(buf))
+		end_with_monitor();
 	memcpy(&header, buf, sizeof(header));
-	/* An answer to something else is a late one: the two are out of step. */
-	m->lost = header.request_id != m->asked;
-	if (m->lost)
-		return -EPIPE;
+	/* An answer to something else is a late one. */
+	if (header.request_id != m->asked)
+		end_with_monitor();
 	memcpy(ret_answer, buf + sizeof(header), sizeof(*ret_answer));
-	return 0;
+	return ret_answer->result;
 }
 
 /* A place for complaints that cannot grow and survives whoever reads it. */
@@ -52,9 +61,8 @@ int monitor_ready(struct monitor *m)
 {
 	_cleanup_(fdlist_done) struct fdlist none = {0};
 	struct pair_answer answer;
-	int r = ask(m, PAIR_READY, NULL, 0, NULL, 0, &answer, &none);
 
-	return r < 0 ? r : answer.result;
+	return ask(m, PAIR_READY, NULL, 0, NULL, 0, &answer, &none);
 }
 
 /* Asks for a child with @fds, of which the first is its stderr. */
@@ -70,14 +78,12 @@ static int ask_child(struct monitor *m, uint32_t op, const void *body, size_t le
 		return stderr_fd;
 	fds[0] = stderr_fd;
 	r = ask(m, op, body, len, fds, n_fds, &answer, &got);
-	if (r < 0)
-		return r;
-	if (answer.result <= 0 || got.n != 1)
-		return answer.result < 0 ? answer.result : -EBADMSG;
+	if (r <= 0 || got.n != 1)
+		return r < 0 ? r : -EBADMSG;
 	if (ret_limited)
 		*ret_limited = answer.limited;
 	*ret_child = (struct child){
-		.pid = answer.result, .pidfd = fdlist_take(&got), .stderr_fd = TAKE_FD(stderr_fd)};
+		.pid = r, .pidfd = fdlist_take(&got), .stderr_fd = TAKE_FD(stderr_fd)};
 	return 0;
 }
 
@@ -108,18 +114,16 @@ int monitor_sweep(struct monitor *m, uint32_t slot)
 	_cleanup_(fdlist_done) struct fdlist none = {0};
 	const struct pair_sweep req = {.slot = slot};
 	struct pair_answer answer;
-	int r = ask(m, PAIR_SWEEP, &req, sizeof(req), NULL, 0, &answer, &none);
 
-	return r < 0 ? r : answer.result;
+	return ask(m, PAIR_SWEEP, &req, sizeof(req), NULL, 0, &answer, &none);
 }
 
 int monitor_audit(struct monitor *m, const struct pair_audit *record)
 {
 	_cleanup_(fdlist_done) struct fdlist none = {0};
 	struct pair_answer answer;
-	int r = ask(m, PAIR_AUDIT, record, sizeof(*record), NULL, 0, &answer, &none);
 
-	return r < 0 ? r : answer.result;
+	return ask(m, PAIR_AUDIT, record, sizeof(*record), NULL, 0, &answer, &none);
 }
 
 static void last_words(const struct child *c, char *buf, size_t size)
@@ -144,7 +148,7 @@ struct child_end child_collect(struct broker *b, struct child *c)
 {
 	_cleanup_(fdlist_done) struct fdlist none = {0};
 	const struct pair_reap req = {.pid = c->pid};
-	struct pair_answer answer = {.exit_kind = PROTO_EXIT_UNKNOWN};
+	struct pair_answer answer;
 	struct child_end end;
 
 	loop_unwatch(b, &c->watch);
