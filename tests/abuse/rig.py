@@ -17,24 +17,13 @@ import tempfile
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
-from lib import Suite, proc_status  # noqa: E402
+from lib import Suite, proc_status, wait_for as until  # noqa: E402
 from wire import Closed, Connector, Peer, connections, open_to, sealed  # noqa: E402
 
 SLOTS = 4
 HELD_UP_S = 30  # longer than a busy machine takes, shorter than what holds up a daemon that lets itself be held up
 SEED = sealed(b"\x01CD001" + b"\0" * 2042)
 EMPTY_HASH = "0" * 64
-
-
-def until(what, condition, timeout=60.0):
-    deadline = time.monotonic() + timeout
-    while True:
-        value = condition()
-        if value:
-            return value
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not in {timeout} s: {what}")
-        time.sleep(0.02)
 
 
 @contextlib.contextmanager

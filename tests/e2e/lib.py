@@ -28,7 +28,7 @@ def wait_for(what, condition, timeout=60.0):
         if value:
             return value
         assert time.monotonic() < deadline, f"not in {timeout} s: {what}"
-        time.sleep(0.05)
+        time.sleep(0.02)
 
 
 class UnixConnection(http.client.HTTPConnection):

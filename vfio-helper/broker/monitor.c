@@ -19,7 +19,7 @@
  */
 _noreturn_ static void end_with_monitor(void)
 {
-	log_event(LOG_NOTICE, "vfio-helper has gone or is out of step; ending");
+	log_event(LOG_WARNING, "vfio-helper has gone or does not answer; ending with it");
 	_exit(1);
 }
 
